@@ -1,0 +1,297 @@
+//! JSON Schemas at work: compiled once, defaults filled in, every violation named, secrets masked.
+//!
+//! A schema here always comes from a Rust type or from a plugin at start, never from a message, and it can reach
+//! neither network nor files. Up: [`crate::contract::Command::decode`] and the registrar. Down: the `jsonschema` crate.
+
+use std::collections::BTreeSet;
+
+use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind};
+use schemars::JsonSchema;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use crate::contract::Violation;
+
+/// A document with more violations than this is told the first ones.
+const MOST_VIOLATIONS: usize = 20;
+
+/// What a secret looks like wherever it is shown.
+pub const MASK: &str = "********";
+
+/// What to do with members that the schema does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// Refuse them, unless the schema itself says `additionalProperties`.
+    Refused,
+    /// Exactly what the schema says.
+    AsDeclared,
+}
+
+/// The schema itself is not valid; found at start, never at a call.
+#[derive(Debug, Error)]
+#[error("the JSON Schema is not valid: {0}")]
+pub struct InvalidSchema(String);
+
+/// A JSON Schema (2020-12), compiled once.
+#[derive(Debug)]
+pub struct Schema {
+    document: Value,
+    validator: Validator,
+}
+
+impl Schema {
+    /// The schema of a type.
+    ///
+    /// # Errors
+    /// [`InvalidSchema`] where the type's schema does not compile.
+    pub fn of<T: JsonSchema>(unknown: Unknown) -> Result<Self, InvalidSchema> {
+        Self::compile(schemars::schema_for!(T).to_value(), unknown)
+    }
+
+    /// Compiles a schema document.
+    ///
+    /// # Errors
+    /// [`InvalidSchema`] where it is no JSON Schema, or refers to anything outside itself.
+    pub fn compile(mut document: Value, unknown: Unknown) -> Result<Self, InvalidSchema> {
+        if unknown == Unknown::Refused {
+            refuse_unknown_members(&mut document);
+        }
+        // The linear-time engine: a pattern from a plugin cannot be made to backtrack by a parameter.
+        let validator = jsonschema::options()
+            .offline()
+            .should_validate_formats(true)
+            .with_pattern_options(PatternOptions::regex())
+            .build(&document)
+            .map_err(|error| InvalidSchema(error.to_string()))?;
+        Ok(Self { document, validator })
+    }
+
+    /// The schema as JSON, as manifests publish it.
+    #[must_use]
+    pub fn document(&self) -> &Value {
+        &self.document
+    }
+
+    /// Everything that is wrong with a document; pointers start with `base`. Empty when all is well.
+    #[must_use]
+    pub fn violations(&self, instance: &Value, base: &str) -> Vec<Violation> {
+        if self.validator.is_valid(instance) {
+            return Vec::new();
+        }
+        let known = self.known_members();
+        self.validator
+            .iter_errors(instance)
+            .take(MOST_VIOLATIONS)
+            .map(|error| Violation {
+                pointer: format!("{base}{}", error.instance_path().as_str()),
+                keyword: error.kind().keyword().to_owned(),
+                message: match error.kind() {
+                    ValidationErrorKind::AdditionalProperties { unexpected } => unknown_members(unexpected, &known),
+                    _ => error.masked_with(kind_of(error.instance())).to_string(),
+                },
+            })
+            .collect()
+    }
+
+    /// Fills in the defaults that the schema declares for members of objects, where they are absent.
+    pub fn fill_defaults(&self, instance: &mut Value) {
+        fill(&self.document, &self.document, instance);
+    }
+
+    /// The document with every member that the schema marks `writeOnly` replaced by a mask.
+    #[must_use]
+    pub fn mask(&self, instance: &Value) -> Value {
+        let mut masked = instance.clone();
+        mask(&self.document, &self.document, &mut masked);
+        masked
+    }
+
+    fn known_members(&self) -> BTreeSet<&str> {
+        fn collect<'a>(schema: &'a Value, into: &mut BTreeSet<&'a str>) {
+            match schema {
+                Value::Object(members) => {
+                    if let Some(Value::Object(properties)) = members.get("properties") {
+                        into.extend(properties.keys().map(String::as_str));
+                    }
+                    members.values().for_each(|value| collect(value, into));
+                }
+                Value::Array(items) => items.iter().for_each(|item| collect(item, into)),
+                _ => {}
+            }
+        }
+        let mut known = BTreeSet::new();
+        collect(&self.document, &mut known);
+        known
+    }
+}
+
+/// The word nearest to `word` among `candidates`, if one is near enough to be meant.
+#[must_use]
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let furthest = (word.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::osa_distance(word, candidate), candidate))
+        .filter(|(distance, _)| *distance <= furthest)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+fn unknown_members(unexpected: &[String], known: &BTreeSet<&str>) -> String {
+    let names: Vec<String> = unexpected
+        .iter()
+        .take(5)
+        .map(|name| {
+            let short: String = name.chars().take(64).collect();
+            match nearest(&short, known.iter().copied()) {
+                Some(meant) => format!("'{short}' (did you mean '{meant}'?)"),
+                None => format!("'{short}'"),
+            }
+        })
+        .collect();
+    format!("unknown: {}", names.join(", "))
+}
+
+/// What stands in a message in place of the value, which may be a secret.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "the boolean",
+        Value::Number(_) => "the number",
+        Value::String(_) => "the string",
+        Value::Array(_) => "the array",
+        Value::Object(_) => "the object",
+    }
+}
+
+fn refuse_unknown_members(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            members.values_mut().for_each(refuse_unknown_members);
+            let is_object_schema = members.get("properties").is_some_and(Value::is_object)
+                || members.get("type").is_some_and(|kind| kind == "object");
+            if is_object_schema && !members.contains_key("additionalProperties") {
+                members.insert("additionalProperties".to_owned(), Value::Bool(false));
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(refuse_unknown_members),
+        _ => {}
+    }
+}
+
+/// Follows one local reference, `#/$defs/<name>`.
+fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    schema
+        .get("$ref")
+        .and_then(Value::as_str)
+        .and_then(|reference| root.pointer(reference.strip_prefix('#')?))
+        .unwrap_or(schema)
+}
+
+fn fill(root: &Value, schema: &Value, instance: &mut Value) {
+    let Some(Value::Object(properties)) = resolve(root, schema).get("properties") else { return };
+    let Value::Object(members) = instance else { return };
+    for (name, property) in properties {
+        if let Some(default) = property.get("default").or_else(|| resolve(root, property).get("default")) {
+            // A default of null says no more than absence does.
+            if !default.is_null() && !members.contains_key(name) {
+                members.insert(name.clone(), default.clone());
+            }
+        }
+        if let Some(member) = members.get_mut(name) {
+            fill(root, property, member);
+        }
+    }
+}
+
+fn mask(root: &Value, schema: &Value, instance: &mut Value) {
+    let resolved = resolve(root, schema);
+    if [schema, resolved].iter().any(|schema| schema.get("writeOnly") == Some(&Value::Bool(true))) {
+        if !instance.is_null() {
+            *instance = Value::from(MASK);
+        }
+        return;
+    }
+    for family in ["anyOf", "oneOf", "allOf"] {
+        if let Some(Value::Array(variants)) = resolved.get(family) {
+            variants.iter().for_each(|variant| mask(root, variant, instance));
+        }
+    }
+    match instance {
+        Value::Object(members) => mask_members(root, resolved, members),
+        Value::Array(items) => {
+            if let Some(schema) = resolved.get("items") {
+                items.iter_mut().for_each(|item| mask(root, schema, item));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn mask_members(root: &Value, schema: &Value, members: &mut Map<String, Value>) {
+    for (name, member) in members {
+        let declared = schema.get("properties").and_then(|properties| properties.get(name));
+        if let Some(property) = declared.or_else(|| schema.get("additionalProperties")) {
+            mask(root, property, member);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn schema(document: Value) -> Schema {
+        Schema::compile(document, Unknown::Refused).expect("a valid schema")
+    }
+
+    #[test]
+    fn all_violations_are_reported_at_once_and_no_value_is_repeated() {
+        let schema = schema(json!({
+            "type": "object",
+            "properties": {"low": {"type": "integer"}, "key": {"type": "string", "minLength": 99}},
+            "required": ["low"]
+        }));
+        let found = schema.violations(&json!({"key": "hunter2", "lwo": 1}), "/parameters");
+        let text = serde_json::to_string(&found).expect("plain data");
+        assert!(text.contains("did you mean 'low'") && text.contains("/parameters/key") && text.contains("required"));
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn defaults_are_filled_in_deeply_and_only_where_nothing_stands() {
+        let schema = schema(json!({
+            "type": "object",
+            "properties": {"a": {"default": 1}, "b": {"$ref": "#/$defs/B"}, "c": {"default": null}},
+            "$defs": {"B": {"type": "object", "properties": {"x": {"default": true}}}}
+        }));
+        let mut value = json!({"a": 5, "b": {}});
+        schema.fill_defaults(&mut value);
+        assert_eq!(value, json!({"a": 5, "b": {"x": true}}));
+    }
+
+    #[test]
+    fn what_is_write_only_is_masked_wherever_it_stands() {
+        let schema = schema(json!({
+            "type": "object",
+            "properties": {
+                "token": {"type": "string", "writeOnly": true},
+                "optional": {"anyOf": [{"type": "string", "writeOnly": true}, {"type": "null"}]},
+                "list": {"type": "array", "items": {"$ref": "#/$defs/S"}},
+                "plain": {"type": "string"}
+            },
+            "$defs": {"S": {"type": "string", "writeOnly": true}}
+        }));
+        let shown = schema.mask(&json!({"token": "a", "optional": "b", "list": ["c"], "plain": "d"}));
+        assert_eq!(shown, json!({"token": MASK, "optional": MASK, "list": [MASK], "plain": "d"}));
+    }
+
+    #[test]
+    fn a_schema_reaches_neither_network_nor_files() {
+        for reference in ["http://169.254.169.254/x", "file:///etc/passwd"] {
+            assert!(Schema::compile(json!({"$ref": reference}), Unknown::AsDeclared).is_err(), "{reference}");
+        }
+    }
+}
