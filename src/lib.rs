@@ -1,1 +1,3 @@
-//! placeholder
+//! Connects communities to the platforms where they talk, pay and vote.
+
+pub mod bus;
