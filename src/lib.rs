@@ -1,5 +1,7 @@
-//! Metagov: connects communities to the platforms where they talk, pay and vote.
+//! Metagov connects online communities to the platforms where they talk, pay and vote.
 
+pub mod bus;
 pub mod config;
 pub mod shutdown;
+pub mod store;
 pub mod telemetry;
