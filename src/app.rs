@@ -8,7 +8,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use metagov_sdk::{Environment, contract::Name};
 use secrecy::ExposeSecret;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -19,7 +20,7 @@ use crate::{
     plugins,
     registry::Registry,
     scheduler::Scheduler,
-    shutdown::Shutdown,
+    shutdown::{Drained, Shutdown},
     store::{self, Store},
     worker::{Parts, Worker},
 };
@@ -42,17 +43,18 @@ impl App {
     /// # Errors
     /// Where a plugin is not well-formed, an address is unusable, or the database does not answer. A broker that is away
     /// is no error: the bus connects as soon as it can.
-    pub async fn connect(config: Config, shutdown: &Shutdown) -> anyhow::Result<Self> {
+    pub async fn connect(config: Config) -> anyhow::Result<Self> {
         let registry = Arc::new(plugins::all().context("a plugin is not well-formed")?);
         let store = connect_store(&config).await?;
         let settings = bus::Settings {
             url: config.broker.url.clone(),
             prefix: config.broker.prefix.clone(),
-            heartbeat: Duration::from_secs(config.broker.heartbeat_seconds),
+            heartbeat: Duration::from_secs(config.broker.heartbeat_seconds.into()),
             declare: config.broker.declare,
             delivery_limit: config.broker.delivery_limit,
         };
-        let bus = Bus::connect(&settings, shutdown.hard().clone()).await.context("cannot use broker.url")?;
+        // Not ended by a signal: what has finished is still to be acknowledged then.
+        let bus = Bus::connect(&settings, CancellationToken::new()).await.context("cannot use broker.url")?;
         Ok(Self { config: Arc::new(config), bus, store, registry })
     }
 
@@ -79,20 +81,50 @@ impl App {
         Ok(())
     }
 
-    fn worker(&self, shutdown: &Shutdown) -> anyhow::Result<Worker> {
-        let environment = Environment::production().context("cannot build the HTTP client")?;
+    /// What every role needs before it starts: the schema, the topology.
+    async fn prepare(&self) -> anyhow::Result<()> {
+        self.refuse_old_schema().await?;
+        if self.config.broker.declare {
+            let plugins: Vec<_> = self.registry.names().cloned().collect();
+            self.bus.apply_topology(&plugins).await.context("cannot declare exchanges and queues")?;
+        }
+        Ok(())
+    }
+
+    fn spawn_worker(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
         let parts = Parts {
             registry: Arc::clone(&self.registry),
-            host: Host::new(environment),
+            host: Host::new(Environment::system()),
             bus: self.bus.clone(),
             store: self.store.clone(),
         };
-        let served = self.served()?;
-        Ok(Worker::new(parts, &self.config.worker, &self.config.broker.prefix, &served, shutdown.hard().clone()))
+        let prefix = &self.config.broker.prefix;
+        let worker = Worker::new(parts, &self.config.worker, prefix, &self.served()?, shutdown.hard());
+        let stop = shutdown.soft();
+        shutdown.supervise("worker", async move {
+            worker.run(stop).await;
+            Ok(())
+        });
+        Ok(())
     }
 
-    fn scheduler(&self) -> Scheduler {
-        Scheduler::new(self.store.clone(), self.bus.clone(), self.config.scheduler.batch)
+    fn spawn_scheduler(&self, shutdown: &Shutdown) {
+        let scheduler = Scheduler::new(self.store.clone(), self.bus.clone(), self.config.scheduler.batch);
+        shutdown.supervise("scheduler", scheduler.run(shutdown.soft()));
+    }
+
+    /// Waits for the end, gives what runs its time, and closes the connections.
+    async fn finish(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let budget = self.config.worker.drain();
+        if let Drained::Partly(left) = shutdown.drained(budget).await {
+            warn!(left, "not everything finished within {budget:?}; the rest is delivered again");
+        }
+        self.bus.close().await;
+        if shutdown.has_failed() {
+            bail!("a role ended although nobody asked it to; the log says why");
+        }
+        info!("stopped");
+        Ok(())
     }
 }
 
@@ -108,46 +140,24 @@ pub async fn connect_store(config: &Config) -> anyhow::Result<Store> {
     Store::connect(&settings).await.context("cannot open the database")
 }
 
-/// Runs a worker until it is told to stop.
+/// Runs a worker until it is told to stop, then finishes what it has begun.
 ///
 /// # Errors
-/// Where it cannot start.
+/// Where it cannot start, or ends although nobody asked it to.
 pub async fn run_worker(app: App, shutdown: Shutdown) -> anyhow::Result<()> {
-    app.refuse_old_schema().await?;
-    app.bus.apply_topology(&app.registry.names().cloned().collect::<Vec<_>>()).await?;
-    let worker = app.worker(&shutdown)?;
-    let drain = Duration::from_secs(app.config.worker.drain_seconds);
-    tokio::select! {
-        () = drained(worker, &shutdown, drain) => {}
-        () = shutdown.hard().cancelled() => warn!("stopped at once; what was unfinished is delivered again"),
-    }
-    app.bus.close().await;
-    Ok(())
-}
-
-/// Runs a worker, and stops waiting for its handlers when the budget is used up.
-async fn drained(worker: Worker, shutdown: &Shutdown, budget: Duration) {
-    let mut running = tokio::spawn(worker.run(shutdown.soft().clone()));
-    tokio::select! {
-        _ = &mut running => return,
-        () = shutdown.soft().cancelled() => {}
-    }
-    if timeout(budget, &mut running).await.is_err() {
-        warn!("not everything finished within {budget:?}; the rest is delivered again");
-        shutdown.hard().cancel();
-    }
+    app.prepare().await?;
+    app.spawn_worker(&shutdown)?;
+    app.finish(&shutdown).await
 }
 
 /// Runs a scheduler until it is told to stop.
 ///
 /// # Errors
-/// Where it cannot start.
+/// Where it cannot start, or ends although nobody asked it to.
 pub async fn run_scheduler(app: App, shutdown: Shutdown) -> anyhow::Result<()> {
-    app.refuse_old_schema().await?;
-    app.bus.apply_topology(&app.registry.names().cloned().collect::<Vec<_>>()).await?;
-    app.scheduler().run(shutdown.soft().clone()).await?;
-    app.bus.close().await;
-    Ok(())
+    app.prepare().await?;
+    app.spawn_scheduler(&shutdown);
+    app.finish(&shutdown).await
 }
 
 /// What `metagov dev` tells whoever started it.
@@ -161,27 +171,26 @@ pub struct DevReady {
 /// Runs all roles in one process until it is told to stop; `ready` is called once everything listens.
 ///
 /// # Errors
-/// Where it cannot start.
+/// Where it cannot start, or a role ends although nobody asked it to.
 pub async fn run_dev(app: App, shutdown: Shutdown, ready: impl FnOnce(&DevReady)) -> anyhow::Result<()> {
     app.store.migrate().await.context("cannot migrate the database")?;
-    app.bus.apply_topology(&app.registry.names().cloned().collect::<Vec<_>>()).await?;
+    app.prepare().await?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
     let address = listener.local_addr()?;
     let token = Uuid::new_v4().simple().to_string();
     let file = app.config.data_dir.join("dev.json");
     let note = serde_json::json!({ "address": address, "token": token, "pid": std::process::id() });
     write_private(&file, &note.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
-    let serving = tokio::spawn(app.bus.clone().serve(listener, token, shutdown.soft().clone()));
-    let scheduler = tokio::spawn(app.scheduler().run(shutdown.soft().clone()));
-    let worker = app.worker(&shutdown)?;
+    let lent = app.bus.clone();
+    let serving = tokio::spawn(async move { lent.serve(listener, token.into()).await });
+    app.spawn_scheduler(&shutdown);
+    app.spawn_worker(&shutdown)?;
     ready(&DevReady { address, file: file.clone() });
-    drained(worker, &shutdown, Duration::from_secs(app.config.worker.drain_seconds)).await;
-    let _ = std::fs::remove_file(&file);
-    scheduler.await.context("the scheduler crashed")??;
+    let finished = app.finish(&shutdown).await;
     serving.abort();
-    app.bus.close().await;
-    info!("stopped");
-    Ok(())
+    // Whoever comes now must not look for a service that has ended.
+    let _ = std::fs::remove_file(&file);
+    finished
 }
 
 /// Writes a file that nobody else may read: it holds the token of the loopback socket.

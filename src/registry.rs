@@ -13,6 +13,21 @@ use metagov_sdk::{
     contract::{Name, Problem, ProblemKind},
     schema::nearest,
 };
+use thiserror::Error;
+
+/// The plugins of this build do not fit together; the program must not start.
+#[derive(Debug, Error)]
+pub enum RegistryError {
+    /// One of them is not well-formed.
+    #[error(transparent)]
+    Plugin(#[from] RegistrationError),
+    /// Two of them have the same name.
+    #[error("two plugins are named '{plugin}'; names must be unique")]
+    Duplicate {
+        /// The name.
+        plugin: Name,
+    },
+}
 
 /// Every plugin of this build by name.
 #[derive(Debug)]
@@ -31,30 +46,28 @@ impl Builder {
     /// Adds a plugin.
     ///
     /// # Errors
-    /// [`RegistrationError`] where the plugin is not well-formed, or one of this name was added before.
-    pub fn add<P: Plugin>(self) -> Result<Self, RegistrationError> {
+    /// [`RegistryError`] where the plugin is not well-formed, or one of this name was added before.
+    pub fn add<P: Plugin>(self) -> Result<Self, RegistryError> {
         self.add_definition(PluginDefinition::of::<P>()?)
     }
 
     /// Adds a plugin that has been defined already.
     ///
     /// # Errors
-    /// [`RegistrationError`] where one of this name was added before.
-    pub fn add_definition(mut self, definition: PluginDefinition) -> Result<Self, RegistrationError> {
+    /// [`RegistryError`] where one of this name was added before.
+    pub fn add_definition(mut self, definition: PluginDefinition) -> Result<Self, RegistryError> {
         let name = definition.name().clone();
         if self.plugins.insert(name.clone(), Arc::new(definition)).is_some() {
-            return Err(RegistrationError::DuplicatePlugin { plugin: name.to_string() });
+            return Err(RegistryError::Duplicate { plugin: name });
         }
         Ok(self)
     }
 
     /// The registry.
-    ///
-    /// # Errors
-    /// None at present; the signature leaves room for checks across plugins.
-    pub fn build(self) -> Result<Registry, RegistrationError> {
+    #[must_use]
+    pub fn build(self) -> Registry {
         let names = self.plugins.keys().cloned().collect();
-        Ok(Registry { plugins: self.plugins.into_iter().collect(), names })
+        Registry { plugins: self.plugins.into_iter().collect(), names }
     }
 }
 
@@ -81,23 +94,18 @@ impl Registry {
     /// # Errors
     /// `unknown-plugin`.
     pub fn find(&self, name: &Name) -> Result<&Arc<PluginDefinition>, Problem> {
-        self.get(name.as_str()).ok_or_else(|| {
-            unknown(ProblemKind::UnknownPlugin, "plugin", name, self.names.iter().map(Name::as_str))
-        })
+        self.get(name.as_str())
+            .ok_or_else(|| unknown(ProblemKind::UnknownPlugin, "plugin", name, self.names.iter().map(Name::as_str)))
     }
 }
 
 /// The problem of a name that is not known, with the nearest one that is.
 #[must_use]
-pub fn unknown<'a>(
-    kind: ProblemKind,
-    what: &str,
-    name: &Name,
-    known: impl Iterator<Item = &'a str> + Clone,
-) -> Problem {
-    let hint = match nearest(name.as_str(), known.clone()) {
+pub fn unknown<'a>(kind: ProblemKind, what: &str, name: &Name, known: impl Iterator<Item = &'a str>) -> Problem {
+    let known: Vec<_> = known.collect();
+    let hint = match nearest(name.as_str(), known.iter().copied()) {
         Some(meant) => format!("did you mean '{meant}'?"),
-        None => format!("known: {}", known.collect::<Vec<_>>().join(", ")),
+        None => format!("known: {}", known.join(", ")),
     };
     Problem::new(kind, format!("there is no {what} '{name}'; {hint}"))
 }

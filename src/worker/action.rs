@@ -9,9 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use metagov_sdk::{
     ActionDefinition, Effect, Effects, Error, Finished, PluginDefinition,
-    contract::{
-        ActionCommand, ActionCompleted, ActionFailed, EventBody, Initiator, Name, Problem, ProblemKind,
-    },
+    contract::{ActionCommand, ActionCompleted, ActionFailed, EventBody, Initiator, Name, Problem, ProblemKind},
 };
 use serde_json::Value;
 
@@ -81,25 +79,28 @@ impl Handlers {
         let effect = asked.action.effect();
         let Some(entry) = asked.envelope.inbox() else {
             // Without a key nothing can be written down. What was delivered before may have happened.
+            let attempt = Attempt { fence: None, number: asked.envelope.attempt };
             if effect == Effect::Unsafe && redelivered {
-                return Ok(asked.uncertain(self, Attempt { fence: None, number: asked.envelope.attempt }));
+                return Ok(asked.uncertain(self, attempt));
             }
-            let number = asked.envelope.attempt;
-            return self.run(asked, Attempt { fence: None, number }).await;
+            return self.run(asked, attempt).await;
         };
         let lease = asked.action.deadline().unwrap_or(self.deadline) + LEASE_MARGIN;
-        let (fence, number, interrupted) = match self.store.begin_attempt(&entry, &asked.new_attempt(), lease).await? {
+        let (fence, number, died) = match self.store.begin_attempt(&entry, &asked.new_attempt(), lease).await? {
             Begun::Fresh { fence } => (fence, 1, false),
-            Begun::Again { fence, attempts, interrupted } => (fence, attempts, interrupted),
+            Begun::Again { fence, attempts, died } => (fence, attempts, died),
             Begun::Running { until } => {
-                let wait = (until - self.now()).to_std().unwrap_or_default().max(Duration::from_secs(1));
+                let wait = (until - self.now())
+                    .to_std()
+                    .unwrap_or_default()
+                    .clamp(Duration::from_secs(1), Duration::from_secs(5));
                 return Ok(Verdict::Later { after: wait, counted: false });
             }
             Begun::Finished(events) => return Ok(Verdict::Repeat(events)),
             Begun::Conflict => return Err(conflict().into()),
         };
         let attempt = Attempt { fence: Some(fence), number };
-        if interrupted && effect == Effect::Unsafe {
+        if died && effect == Effect::Unsafe {
             return Ok(asked.uncertain(self, attempt));
         }
         let verdict = self.run(asked, attempt).await?;
@@ -152,9 +153,9 @@ impl Handlers {
 impl Asked<'_> {
     fn new_attempt(&self) -> NewAttempt {
         NewAttempt {
-            id: self.envelope.derive("action-run"),
+            run_id: self.envelope.derive("action-run"),
             plugin: self.plugin.name().clone(),
-            action: self.action.name().clone(),
+            action: Some(self.action.name().clone()),
             effect: self.action.effect().as_str(),
             initiator: self.initiator(),
         }
@@ -224,10 +225,10 @@ impl Asked<'_> {
         let mut events = platform_events(self.envelope, self.plugin.name(), now, effects.events, "action");
         events.push(outcome);
         // What has touched a platform is not run again because the config changed meanwhile.
-        let saw = attempt.fence.is_none().then(|| InstanceVersion {
-            id: self.instance.stored.id,
-            version: self.instance.stored.version,
-        });
+        let saw = attempt
+            .fence
+            .is_none()
+            .then(|| InstanceVersion { id: self.instance.stored.id, version: self.instance.stored.version });
         Verdict::Commit(Box::new(Unit {
             inbox: self.envelope.inbox(),
             fence: attempt.fence,

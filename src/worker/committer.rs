@@ -121,7 +121,10 @@ async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, abort: &Cancellation
             Committed::Repeated(events) => (Settled::Repeated, events),
             Committed::Conflict => (Settled::Conflict, Vec::new()),
             Committed::Stale => (Settled::Stale, Vec::new()),
-            Committed::InFlight | Committed::LostFence => (Settled::InFlight, Vec::new()),
+            Committed::InFlight => (Settled::InFlight, Vec::new()),
+            // Whoever took over has the word; running again finds out what they say.
+            Committed::LostFence => (Settled::Stale, Vec::new()),
+            Committed::Refused(error) => (Settled::Refused(error), Vec::new()),
         };
         prepare(&events, &envelope, &mut outgoing, &mut marks);
         settled.push((outcome, done));
@@ -185,25 +188,37 @@ pub async fn republish(
     publish(store, bus, outgoing, marks, abort).await
 }
 
-/// Commits, for as long as the database is only away. `Err(None)` where the worker goes down meanwhile.
+/// Commits, for as long as the database is only away: all units, then those that it could not take for the time being.
+/// `Err(None)` where the worker goes down meanwhile.
 async fn commit(
     store: &Store,
     units: Vec<Unit>,
     abort: &CancellationToken,
 ) -> Result<Vec<Committed>, Option<StoreError>> {
     let mut delays = patience();
+    let mut results: Vec<Option<Committed>> = units.iter().map(|_| None).collect();
     loop {
-        match store.commit(units.clone()).await {
-            Ok(committed) => return Ok(committed),
-            Err(error) if error.is_passing() => {
-                let delay = delays.next().unwrap_or(Duration::from_secs(5));
-                warn!(%error, "cannot commit, trying again in {delay:?}");
-                tokio::select! {
-                    () = abort.cancelled() => return Err(None),
-                    () = tokio::time::sleep(delay) => {}
+        let open: Vec<usize> = (0..units.len()).filter(|place| results[*place].is_none()).collect();
+        let error = match store.commit(open.iter().map(|place| units[*place].clone()).collect()).await {
+            Ok(committed) => {
+                let mut away = None;
+                for (place, committed) in open.into_iter().zip(committed) {
+                    match committed {
+                        Committed::Refused(error) if error.is_passing() => away = Some(error),
+                        settled => results[place] = Some(settled),
+                    }
                 }
+                let Some(error) = away else { return Ok(results.into_iter().flatten().collect()) };
+                error
             }
+            Err(error) if error.is_passing() => error,
             Err(error) => return Err(Some(error)),
+        };
+        let delay = delays.next().unwrap_or(Duration::from_secs(5));
+        warn!(%error, "cannot commit, trying again in {delay:?}");
+        tokio::select! {
+            () = abort.cancelled() => return Err(None),
+            () = tokio::time::sleep(delay) => {}
         }
     }
 }

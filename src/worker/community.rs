@@ -93,8 +93,7 @@ impl Handlers {
     pub(super) async fn disable_plugin(&self, envelope: &Envelope, plugin: &Name, body: PluginDisable) -> Step {
         let plugin = self.registry.find(plugin)?;
         self.unless_seen(envelope).await?;
-        let instance =
-            self.instances.fresh(plugin, &body.community, body.community_platform_id.as_deref()).await?;
+        let instance = self.instances.fresh(plugin, &body.community, body.community_platform_id.as_deref()).await?;
         let outcome = self.remove_instance(envelope, instance.stored.clone()).await?;
         Ok(answered(envelope, outcome))
     }

@@ -4,20 +4,17 @@
 //! properties. Up: a [`Delivery`](crate::bus::Delivery). Down: [`super::handle`], which acts on command and envelope.
 
 use metagov_sdk::contract::{
-    Command, CommandKey, CommandRejected, CommunitySlug, Event, EventBody, EventId, EventScope, MessageId, Name, Problem,
-    ProblemKind, Timestamp, TraceParent, event::derive_uuid,
+    Command, CommandKey, CommandRejected, CommunitySlug, Event, EventBody, EventId, EventScope, MessageId, Name,
+    Problem, ProblemKind, Timestamp, TraceParent, event::derive_uuid,
 };
 use rand::Rng;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
-    bus::Message,
+    bus::{ATTEMPT_HEADER, Message},
     store::{InboxEntry, OutboxEvent},
 };
-
-/// The header that counts the attempts of a command's handler; only on copies that went up the delay ladder.
-pub const ATTEMPT_HEADER: &str = "x-metagov-attempt";
 
 /// How a command came, and where its answer goes.
 #[derive(Debug, Clone)]
@@ -94,10 +91,7 @@ pub fn open(message: &Message, limits: &Limits) -> Opened {
     let envelope = Envelope {
         routing_key: message.routing_key.clone(),
         fingerprint: fingerprint(&message.routing_key, &message.body),
-        correlation_id: properties
-            .correlation_id
-            .clone()
-            .or_else(|| message_id.as_ref().map(MessageId::to_string)),
+        correlation_id: properties.correlation_id.clone().or_else(|| message_id.as_ref().map(MessageId::to_string)),
         message_id: message_id.or_else(|| webhook_key(&command)),
         reply_to,
         trace: trace.child(random.random()),

@@ -26,7 +26,9 @@ impl<T> Called<T> {
     pub fn into_finished(self) -> Finished<T> {
         match self {
             Self::Answered(finished) => finished,
-            Self::Cut(problem) => Finished { result: Err(Error::Failed(problem)), effects: metagov_sdk::Effects::default() },
+            Self::Cut(problem) => {
+                Finished { result: Err(Error::Failed(problem)), effects: metagov_sdk::Effects::default() }
+            }
         }
     }
 }

@@ -5,10 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use metagov_sdk::{
-    PlatformEvent,
-    contract::{Command, EventBody, Initiator, Name, Problem, ProblemKind, Timestamp},
-};
+use metagov_sdk::contract::{Command, EventBody, Initiator, Name, PlatformEvent, Problem, ProblemKind, Timestamp};
 use serde_json::Value;
 
 use super::{
@@ -86,9 +83,7 @@ impl Handlers {
             Command::PluginEnable(plugin, body) => self.enable_plugin(envelope, &plugin, body).await,
             Command::PluginDisable(plugin, body) => self.disable_plugin(envelope, &plugin, body).await,
             Command::Action(plugin, action, body) => self.action(envelope, &plugin, &action, body, redelivered).await,
-            Command::ProcessStart(plugin, process, body) => {
-                self.start_process(envelope, &plugin, &process, body).await
-            }
+            Command::ProcessStart(plugin, process, body) => self.start_process(envelope, &plugin, &process, body).await,
             Command::ProcessClose(plugin, process, body) => {
                 self.close_process(envelope, &plugin, &process, &body).await
             }
@@ -131,8 +126,7 @@ impl Handlers {
 
     /// Up the delay ladder, if attempts are left.
     pub(super) fn again(&self, attempt: u32, after: Option<Duration>) -> Option<Verdict> {
-        (attempt < self.max_attempts)
-            .then(|| Verdict::Later { after: backoff(attempt, after), counted: true })
+        (attempt < self.max_attempts).then(|| Verdict::Later { after: backoff(attempt, after), counted: true })
     }
 }
 

@@ -152,11 +152,7 @@ impl Handlers {
 }
 
 fn loaded(stored: &Instance, config: &LoadedConfig) -> LoadedInstance {
-    LoadedInstance {
-        state: stored.state.clone().map(Arc::new),
-        stored: stored.clone(),
-        config: config.clone(),
-    }
+    LoadedInstance { state: stored.state.clone().map(Arc::new), stored: stored.clone(), config: config.clone() }
 }
 
 /// The instance as drivers see it: secrets masked.

@@ -23,7 +23,7 @@ mod settle;
 mod verdict;
 mod webhook;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use metagov_sdk::contract::Name;
 use tokio::sync::Semaphore;
@@ -69,7 +69,13 @@ pub struct Parts {
 impl Worker {
     /// A worker for these plugins. `abort` is for a second signal: whatever is unfinished then comes again.
     #[must_use]
-    pub fn new(parts: Parts, settings: &config::Worker, prefix: &str, plugins: &[Name], abort: CancellationToken) -> Self {
+    pub fn new(
+        parts: Parts,
+        settings: &config::Worker,
+        prefix: &str,
+        plugins: &[Name],
+        abort: CancellationToken,
+    ) -> Self {
         let Parts { registry, host, bus, store } = parts;
         let tasks = TaskTracker::new();
         let limits = BatchLimits { batch: settings.batch, in_flight: settings.batches_in_flight };
@@ -79,14 +85,14 @@ impl Worker {
             host,
             store: store.clone(),
             instances: Arc::new(Instances::new(store.clone())),
-            deadline: Duration::from_secs(settings.deadline_seconds),
+            deadline: settings.deadline(),
             max_attempts: settings.max_attempts,
         };
         let limits = Limits { max_body_bytes: settings.max_body_bytes, prefix: prefix.to_owned() };
         let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, abort };
         let mut queues = vec![Queue::Core, Queue::Unrouted];
         queues.extend(plugins.iter().flat_map(|plugin| [Queue::Plugin(plugin.clone()), Queue::Poll(plugin.clone())]));
-        Self { settler: Arc::new(settler), bus, queues, concurrency: settings.concurrency, tasks }
+        Self { settler: Arc::new(settler), bus, queues, concurrency: settings.concurrency.into(), tasks }
     }
 
     /// Takes deliveries until `stop` is cancelled, then finishes what runs.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use metagov_sdk::{
     Error, Finished, PluginDefinition, ProcessDefinition, Progress, Snapshot, StartedProcess, SteppedProcess,
     contract::{
-        EventBody, Name, Poll, Problem, ProblemKind, ProcessClose, ProcessRecord, ProcessStart, ProcessStatus, Timestamp,
+        EventBody, Name, Poll, Problem, ProblemKind, ProcessClose, ProcessRecord, ProcessStart, ProcessStatus,
+        Timestamp,
     },
 };
 use serde_json::Value;
@@ -59,8 +60,7 @@ impl Handlers {
         let definition = find_process(plugin, process)?;
         let parameters = definition.check(Value::Object(body.parameters.clone()))?;
         self.unless_seen(envelope).await?;
-        let instance =
-            self.instances.fresh(plugin, &body.community, body.community_platform_id.as_deref()).await?;
+        let instance = self.instances.fresh(plugin, &body.community, body.community_platform_id.as_deref()).await?;
         let id = body.process_id.unwrap_or_else(|| envelope.derive("process"));
         if self.store.process(&body.community, id).await?.is_some() {
             let detail = "there is a process with this process_id already; choose another, or leave it out";

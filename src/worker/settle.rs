@@ -6,7 +6,6 @@
 use std::{sync::Arc, time::Duration};
 
 use metagov_sdk::contract::{Problem, ProblemKind};
-use rand::Rng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, field, info, info_span, warn};
@@ -14,17 +13,14 @@ use tracing::{Instrument, Span, debug, error, field, info, info_span, warn};
 use super::{
     answer::{to_events, to_reply},
     committer::{Committer, Settled, patience, republish},
-    envelope::{ATTEMPT_HEADER, Envelope, Limits, Opened, open},
+    envelope::{Envelope, Limits, Opened, open},
     handle::{Handlers, conflict},
     verdict::Verdict,
 };
 use crate::{
-    bus::{Bus, DelayStep, Delivery, Destination, Message, Outgoing},
+    bus::{ATTEMPT_HEADER, Bus, DelayStep, Delivery, Destination, Message, Outgoing, REASON_HEADER},
     store::Store,
 };
-
-/// The header that says why a message is in `metagov.dead`.
-pub const REASON_HEADER: &str = "x-metagov-reason";
 
 /// How often a command is run again on fresh state before it goes to the delay ladder.
 const MOST_RERUNS: u32 = 20;
@@ -153,9 +149,6 @@ impl Settler {
         info!(attempt, step = step.name(), "tried again later");
         let mut copy = message.clone();
         copy.properties.headers.insert(ATTEMPT_HEADER.to_owned(), attempt.to_string());
-        // Jitter: what failed together does not come back together.
-        let shortest = step.duration().mul_f64(0.8).max(after.min(step.duration()));
-        copy.properties.expiration = Some(rand::rng().random_range(shortest..=step.duration()));
         self.publish(vec![Outgoing { to: Destination::Delay(step), message: copy }]).await
     }
 

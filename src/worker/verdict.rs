@@ -76,5 +76,5 @@ pub fn backoff(attempt: u32, asked: Option<Duration>) -> Duration {
         DelayStep::TenMinutes,
     ];
     let step = LADDER[(attempt.max(1) as usize - 1).min(LADDER.len() - 1)];
-    asked.unwrap_or_else(|| step.duration())
+    asked.unwrap_or_else(|| step.delay())
 }

@@ -120,9 +120,7 @@ impl Handlers {
     fn refused(&self, envelope: &Envelope, error: Error) -> Verdict {
         match error {
             Error::Rejected(problem) | Error::Failed(problem) => Verdict::Reject(problem),
-            Error::Retry { after, problem } => {
-                self.again(envelope.attempt, after).unwrap_or(Verdict::Reject(problem))
-            }
+            Error::Retry { after, problem } => self.again(envelope.attempt, after).unwrap_or(Verdict::Reject(problem)),
         }
     }
 

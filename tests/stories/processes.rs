@@ -67,17 +67,17 @@ story! {
 
     async fn a_start_that_fails_leaves_a_failed_record_and_one_that_is_refused_leaves_none(world: World) {
         world.with_puppet().await;
-        let told = world.ask(&start(&json!({ "quorum": 1, "script": ["fail"] }))).await;
+        let told = world.ask(&start(&json!({ "quorum": 1, "start": "fail" }))).await;
         assert_eq!(told.event.event_type, "org.metagov.process.failed");
         let record = World::record(&told);
         assert_eq!(record.problem.expect("why").detail, "the puppet has no ballot box");
-        let told = world.ask(&start(&json!({ "quorum": 1, "script": ["reject"] }))).await;
+        let told = world.ask(&start(&json!({ "quorum": 1, "start": "reject" }))).await;
         assert_eq!(told.event.event_type, "org.metagov.command.rejected");
     }
 
     async fn the_scheduler_polls_an_open_process_and_every_visible_change_is_told(world: World) {
         world.with_puppet().await;
-        let script = json!({ "quorum": 9, "script": ["answer", "retry", "answer", "fail", "answer"] });
+        let script = json!({ "quorum": 9, "tag": world.prefix, "script": ["retry", "answer", "fail", "answer"] });
         let record = World::record(&world.ask(&start(&script)).await);
         let is = |r: &Received| {
             r.event.event_type == "org.metagov.process.updated" && r.event.subject == Some(record.id.to_string())

@@ -61,7 +61,9 @@ impl Mailbox {
             let seen: Vec<_> = self
                 .all()
                 .into_iter()
-                .map(|received| format!("{} {:?} {}", received.event.event_type, received.event.causationid, received.event.data))
+                .map(|received| {
+                    format!("{} {:?} {}", received.event.event_type, received.event.causationid, received.event.data)
+                })
                 .collect();
             panic!("{what} did not come; what came:\n{}", seen.join("\n"))
         })

@@ -105,13 +105,16 @@ pub fn calls(tag: &str) -> usize {
     CALLS.lock().expect("no puppet panics here").get(tag).copied().unwrap_or(0)
 }
 
+/// Which call of this tag this is, from 0.
+fn turn(tag: &str) -> usize {
+    let mut calls = CALLS.lock().expect("no puppet panics here");
+    let turn = calls.entry(tag.to_owned()).or_default();
+    *turn += 1;
+    *turn - 1
+}
+
 async fn act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> {
-    let turn = {
-        let mut calls = CALLS.lock().expect("no puppet panics here");
-        let turn = calls.entry(tag.clone()).or_default();
-        *turn += 1;
-        *turn - 1
-    };
+    let turn = turn(&tag);
     match script.get(turn).or(script.last()).copied().unwrap_or(Deed::Answer) {
         Deed::Answer => Ok(format!("{tag} {}", cx.idempotency_key())),
         Deed::Reject => Err(Error::rejected("the puppet refuses")),
@@ -161,7 +164,8 @@ pub struct Ballot {
     quorum: u64,
     polls: u64,
     closable: bool,
-    trouble: Vec<Deed>,
+    tag: String,
+    script: Vec<Deed>,
 }
 
 /// What a ballot is started with.
@@ -175,9 +179,15 @@ pub struct Question {
     /// Whether a driver may close it.
     #[serde(default)]
     closable: bool,
-    /// What its start does, then its polls.
+    /// What its start does.
+    #[serde(default)]
+    start: Option<Deed>,
+    /// What its polls do, counted by `tag`.
     #[serde(default)]
     script: Vec<Deed>,
+    /// Names the script.
+    #[serde(default)]
+    tag: String,
 }
 
 /// How it stands.
@@ -199,10 +209,9 @@ impl Process<Puppet> for Ballot {
     type Outcome = Tally;
 
     async fn start(_: &Cx<Puppet>, question: Question) -> Result<Started<Self>> {
-        let mut script = question.script.into_iter();
-        match script.next().unwrap_or(Deed::Answer) {
-            Deed::Reject => return Err(Error::rejected("the puppet does not vote")),
-            Deed::Fail => return Err(Error::failed("the puppet has no ballot box")),
+        match question.start {
+            Some(Deed::Reject) => return Err(Error::rejected("the puppet does not vote")),
+            Some(Deed::Fail) => return Err(Error::failed("the puppet has no ballot box")),
             _ => {}
         }
         let ballot = Self {
@@ -211,18 +220,17 @@ impl Process<Puppet> for Ballot {
             quorum: question.quorum,
             polls: 0,
             closable: question.closable,
-            trouble: script.collect(),
+            tag: question.tag,
+            script: question.script,
         };
         let started = Started::new(ballot.clone()).url("https://puppet.example/ballot");
         Ok(if ballot.quorum == 0 { started.completed(&ballot.tally()) } else { started })
     }
 
     async fn poll(&mut self, _: &Cx<Puppet>) -> Result<Progress<Tally>> {
-        if self.trouble.is_empty() {
-            return Ok(Progress::Unchanged);
-        }
+        let Some(deed) = self.script.get(turn(&self.tag)).copied() else { return Ok(Progress::Unchanged) };
         self.polls += 1;
-        match self.trouble.remove(0) {
+        match deed {
             Deed::Answer => Ok(Progress::Updated(self.tally())),
             Deed::Retry => Err(Error::retry("the puppet is away")),
             _ => Err(Error::failed("the puppet lost a ballot")),

@@ -134,14 +134,12 @@ impl World {
     }
 
     async fn new(database: TestDatabase, url: String) -> Self {
-        let registry = metagov::plugins::all().expect("the build's plugins are well-formed");
-        drop(registry);
         let registry = Registry::builder()
             .add::<Puppet>()
             .and_then(|builder| builder.add::<metagov_randomness::Randomness>())
             .and_then(|builder| builder.add::<metagov_example_plugin::ExamplePlugin>())
-            .and_then(metagov::registry::Builder::build)
-            .expect("the plugins of the stories are well-formed");
+            .expect("the plugins of the stories are well-formed")
+            .build();
         let store = Store::connect(&store::Settings { url, max_connections: 4 }).await.expect("the database answers");
         store.migrate().await.expect("the schema can be made");
         let prefix = format!("t{}", Uuid::new_v4().simple());
@@ -171,8 +169,7 @@ impl World {
     pub async fn start_worker(&mut self) {
         let bus = connect(&self.prefix).await;
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-        let settings =
-            config::Worker { max_attempts: 2, concurrency: 64, ..config::Config::default().worker };
+        let settings = config::Worker { max_attempts: 2, concurrency: 64, ..config::Config::default().worker };
         let parts = Parts {
             registry: Arc::clone(&self.registry),
             host: Host::new(Environment::system()),
@@ -212,8 +209,11 @@ impl World {
             body: command.body.clone(),
             properties: command.properties.clone(),
         };
-        let published =
-            self.driver.publish(vec![Outgoing { to: Destination::Commands, message }]).await.expect("the broker confirms");
+        let published = self
+            .driver
+            .publish(vec![Outgoing { to: Destination::Commands, message }])
+            .await
+            .expect("the broker confirms");
         assert_eq!(published, [Published::Routed], "{} reached no queue", command.routing_key);
     }
 
@@ -228,7 +228,15 @@ impl World {
         let id = command.id();
         let what = format!("an answer to {}", command.routing_key);
         let answers = [
-            ".completed", ".failed", ".uncertain", ".started", ".updated", ".enabled", ".disabled", ".applied", ".deleted",
+            ".completed",
+            ".failed",
+            ".uncertain",
+            ".started",
+            ".updated",
+            ".enabled",
+            ".disabled",
+            ".applied",
+            ".deleted",
             ".rejected",
         ];
         let is_answer = |received: &Received| {
