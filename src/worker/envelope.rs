@@ -172,6 +172,12 @@ impl Envelope {
         }
     }
 
+    /// The same envelope in the community that a platform-wide webhook turned out to be for.
+    #[must_use]
+    pub fn in_community(&self, community: &CommunitySlug) -> Self {
+        Self { community: Some(community.clone()), ..self.clone() }
+    }
+
     /// Whether anybody could recognise an answer to this command.
     #[must_use]
     pub fn is_answerable(&self) -> bool {

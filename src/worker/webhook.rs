@@ -28,7 +28,7 @@ impl Handlers {
         let plugin = Arc::clone(self.registry.find(plugin)?);
         let instance = self.concerned(&plugin, &body).await?;
         // From here on the community is known, whether the address named it or the platform's id did.
-        let envelope = &Envelope { community: Some(instance.stored.community.clone()), ..envelope.clone() };
+        let envelope = &envelope.in_community(&instance.stored.community);
         self.unless_seen(envelope).await?;
         let hook = Arc::new(Webhook::from_command(&body)?);
         let call = || self.host.call(&instance, Self::request(envelope, None));
@@ -41,8 +41,12 @@ impl Handlers {
             Concerns::EveryProcess => Some(None),
             Concerns::Process(key) => Some(Some(key)),
         };
-        let mut changes = Vec::new();
-        let mut events = Vec::new();
+        let (mut changes, mut events) = (Vec::new(), Vec::new());
+        let received = guarded(plugin.receive_webhook(call(), Arc::clone(&hook)), self.deadline).await.into_finished();
+        if let Err(error) = received.result {
+            return Ok(self.refused(envelope, error));
+        }
+        self.keep(envelope, &plugin, &instance, received.effects, &mut changes, &mut events);
         if let Some(key) = webhook_key {
             let (community, id) = (&instance.stored.community, instance.stored.id);
             for process in self.store.open_processes(community, id, key.as_deref()).await? {
@@ -63,11 +67,6 @@ impl Handlers {
                 }
             }
         }
-        let received = guarded(plugin.receive_webhook(call(), hook), self.deadline).await.into_finished();
-        if let Err(error) = received.result {
-            return Ok(self.refused(envelope, error));
-        }
-        self.keep(envelope, &plugin, &instance, received.effects, &mut changes, &mut events);
         // Committed also where nothing changed: the platform's next delivery of the same hook is recognised.
         Ok(commit(envelope, None, changes, events))
     }
