@@ -161,7 +161,7 @@ story! {
         let winners: std::collections::HashSet<_> = ends.iter().map(|r| r.event.subject.clone()).collect();
         assert_eq!(winners.len(), 200, "each process ends once");
         let filter = metagov::store::ProcessFilter { limit: 1000, ..Default::default() };
-        let stored = world.store.processes(&World::community(), &filter).await.expect("it answers");
+        let stored = world.store.processes(&World::community(), filter).await.expect("it answers");
         assert_eq!(stored.iter().filter(|p| p.record.status == ProcessStatus::Completed).count(), 200);
     }
 }

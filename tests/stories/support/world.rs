@@ -169,7 +169,8 @@ impl World {
     pub async fn start_worker(&mut self) {
         let bus = connect(&self.prefix).await;
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-        let settings = config::Worker { max_attempts: 2, concurrency: 64, ..config::Config::default().worker };
+        let defaults = config::Config::load(&config::Sources::default()).expect("the defaults are well-formed");
+        let settings = config::Worker { max_attempts: 2, concurrency: 64, ..defaults.config.worker };
         let parts = Parts {
             registry: Arc::clone(&self.registry),
             host: Host::new(Environment::system()),
