@@ -16,7 +16,7 @@ use crate::{
 
 /// The message of an event that is not stored.
 #[must_use]
-pub fn message_of(event: &Event, routing_key: String) -> Message {
+pub(super) fn message_of(event: &Event, routing_key: String) -> Message {
     Message {
         routing_key,
         body: Bytes::from(event.to_json()),
@@ -31,7 +31,7 @@ pub fn message_of(event: &Event, routing_key: String) -> Message {
 
 /// The message of a stored event: byte for byte what was stored.
 #[must_use]
-pub fn message_of_stored(event: &OutboxEvent) -> Message {
+pub(super) fn message_of_stored(event: &OutboxEvent) -> Message {
     Message {
         routing_key: event.routing_key.clone(),
         body: Bytes::copy_from_slice(event.body.as_bytes()),
@@ -57,13 +57,13 @@ fn properties(id: String, event_type: &str, correlation: Option<String>, trace: 
 
 /// The copy on the events exchange.
 #[must_use]
-pub fn to_events(message: Message) -> Outgoing {
+pub(super) fn to_events(message: Message) -> Outgoing {
     Outgoing { to: Destination::Events, message }
 }
 
 /// The copy for the queue that asked, where one did: the same event with the command's own `correlation_id`.
 #[must_use]
-pub fn to_reply(message: &Message, envelope: &Envelope) -> Option<Outgoing> {
+pub(super) fn to_reply(message: &Message, envelope: &Envelope) -> Option<Outgoing> {
     let queue = envelope.reply_to.clone()?;
     let mut message = message.clone();
     message.properties.correlation_id.clone_from(&envelope.correlation_id);

@@ -22,7 +22,7 @@ use crate::{
 
 /// What became of a unit.
 #[derive(Debug)]
-pub enum Settled {
+pub(super) enum Settled {
     /// Stored, and its events are confirmed by the broker.
     Published,
     /// The key was used before by the very same command; its stored events are confirmed by the broker again.
@@ -47,23 +47,23 @@ struct Work {
 
 /// The way in: cheap to clone, shared by every handler.
 #[derive(Clone)]
-pub struct Committer {
+pub(super) struct Committer {
     work: mpsc::Sender<Work>,
 }
 
 /// How large batches grow, and how many are under way.
 #[derive(Debug, Clone, Copy)]
-pub struct BatchLimits {
+pub(super) struct BatchLimits {
     /// Units in one transaction.
-    pub batch: usize,
+    pub(super) batch: usize,
     /// Transactions and publications under way at the same time.
-    pub in_flight: usize,
+    pub(super) in_flight: usize,
 }
 
 impl Committer {
     /// Starts the committer; it ends when its last handle is dropped, or at once when `abort` is cancelled.
     #[must_use]
-    pub fn start(store: Store, bus: Bus, limits: BatchLimits, tasks: &TaskTracker, abort: CancellationToken) -> Self {
+    pub(super) fn start(store: Store, bus: Bus, limits: BatchLimits, tasks: &TaskTracker, abort: CancellationToken) -> Self {
         let (work, mut gathered) = mpsc::channel::<Work>(limits.batch * limits.in_flight * 2);
         let tracker = tasks.clone();
         tasks.spawn(async move {
@@ -90,7 +90,7 @@ impl Committer {
     }
 
     /// Stores a unit and publishes its events; comes back when the broker has confirmed them.
-    pub async fn commit(&self, unit: Unit, envelope: Arc<Envelope>) -> Settled {
+    pub(super) async fn commit(&self, unit: Unit, envelope: Arc<Envelope>) -> Settled {
         let (done, settled) = oneshot::channel();
         if self.work.send(Work { unit, envelope, done }).await.is_err() {
             return Settled::Closed;
@@ -120,10 +120,9 @@ async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, abort: &Cancellation
             Committed::Stored => (Settled::Published, events),
             Committed::Repeated(events) => (Settled::Repeated, events),
             Committed::Conflict => (Settled::Conflict, Vec::new()),
-            Committed::Stale => (Settled::Stale, Vec::new()),
             Committed::InFlight => (Settled::InFlight, Vec::new()),
-            // Whoever took over has the word; running again finds out what they say.
-            Committed::LostFence => (Settled::Stale, Vec::new()),
+            // After a lost fence, whoever took over has the word; running again finds out what they say.
+            Committed::Stale | Committed::LostFence => (Settled::Stale, Vec::new()),
             Committed::Refused(error) => (Settled::Refused(error), Vec::new()),
         };
         prepare(&events, &envelope, &mut outgoing, &mut marks);
@@ -176,7 +175,7 @@ async fn publish(
 }
 
 /// Publishes the stored events of a command once more.
-pub async fn republish(
+pub(super) async fn republish(
     store: &Store,
     bus: &Bus,
     events: &[OutboxEvent],
@@ -224,7 +223,7 @@ async fn commit(
 }
 
 /// The waits between tries while the database is away: from 50 ms to 5 s, jittered, without end.
-pub fn patience() -> impl Iterator<Item = Duration> {
+pub(super) fn patience() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(5))

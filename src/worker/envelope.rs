@@ -18,50 +18,50 @@ use crate::{
 
 /// How a command came, and where its answer goes.
 #[derive(Debug, Clone)]
-pub struct Envelope {
+pub(super) struct Envelope {
     /// The routing key it was published under.
-    pub routing_key: String,
+    pub(super) routing_key: String,
     /// The community it is about.
-    pub community: Option<CommunitySlug>,
+    pub(super) community: Option<CommunitySlug>,
     /// The plugin it is about; `None` for commands of the core.
-    pub plugin: Option<Name>,
+    pub(super) plugin: Option<Name>,
     /// Its idempotency key.
-    pub message_id: Option<MessageId>,
+    pub(super) message_id: Option<MessageId>,
     /// SHA-256 of routing key and body: the same key with another fingerprint is a conflict.
-    pub fingerprint: [u8; 32],
+    pub(super) fingerprint: [u8; 32],
     /// What the driver recognises its answer by: its `correlation_id`, else its `message_id`.
-    pub correlation_id: Option<String>,
+    pub(super) correlation_id: Option<String>,
     /// The queue that wants the answer besides the events exchange.
-    pub reply_to: Option<String>,
+    pub(super) reply_to: Option<String>,
     /// The trace that the command belongs to, seen from this worker.
-    pub trace: TraceParent,
+    pub(super) trace: TraceParent,
     /// How often its handler has been called, this time included.
-    pub attempt: u32,
+    pub(super) attempt: u32,
     /// Stands in for the `message_id` where there is none: the same for this delivery only.
     nonce: Uuid,
 }
 
 /// A command with its envelope, or why it cannot be acted on.
 #[derive(Debug)]
-pub struct Opened {
+pub(super) struct Opened {
     /// How it came.
-    pub envelope: Envelope,
+    pub(super) envelope: Envelope,
     /// What it asks for.
-    pub command: Result<Command, Problem>,
+    pub(super) command: Result<Command, Problem>,
 }
 
 /// Where the size of bodies and the names of our own queues are checked against.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub(super) struct Limits {
     /// The largest body that is read, in bytes.
-    pub max_body_bytes: usize,
+    pub(super) max_body_bytes: usize,
     /// What our own queues start with; no answer goes there.
-    pub prefix: String,
+    pub(super) prefix: String,
 }
 
 /// Reads a message: properties first, then size, then the body.
 #[must_use]
-pub fn open(message: &Message, limits: &Limits) -> Opened {
+pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
     let properties = &message.properties;
     let mut random = rand::rng();
     let trace = properties
@@ -148,7 +148,7 @@ fn fingerprint(routing_key: &str, body: &[u8]) -> [u8; 32] {
 impl Envelope {
     /// The inbox row of the command; `None` where it has no key or no community, and so is not recognised again.
     #[must_use]
-    pub fn inbox(&self) -> Option<InboxEntry> {
+    pub(super) fn inbox(&self) -> Option<InboxEntry> {
         Some(InboxEntry {
             community: self.community.clone()?,
             message_id: self.message_id.clone()?,
@@ -159,13 +159,13 @@ impl Envelope {
 
     /// The key that platforms are given: the same however often the command is delivered.
     #[must_use]
-    pub fn idempotency_key(&self) -> Uuid {
+    pub(super) fn idempotency_key(&self) -> Uuid {
         self.derive("idempotency-key")
     }
 
     /// An id that is the same for every delivery of this command.
     #[must_use]
-    pub fn derive(&self, what: &str) -> Uuid {
+    pub(super) fn derive(&self, what: &str) -> Uuid {
         match (&self.community, &self.message_id) {
             (Some(community), Some(id)) => derive_uuid(&[what, community.as_str(), id.as_str()]),
             _ => Uuid::new_v5(&self.nonce, what.as_bytes()),
@@ -174,19 +174,19 @@ impl Envelope {
 
     /// The same envelope in the community that a platform-wide webhook turned out to be for.
     #[must_use]
-    pub fn in_community(&self, community: &CommunitySlug) -> Self {
+    pub(super) fn in_community(&self, community: &CommunitySlug) -> Self {
         Self { community: Some(community.clone()), ..self.clone() }
     }
 
     /// Whether anybody could recognise an answer to this command.
     #[must_use]
-    pub fn is_answerable(&self) -> bool {
+    pub(super) fn is_answerable(&self) -> bool {
         self.message_id.is_some() || self.correlation_id.is_some() || self.reply_to.is_some()
     }
 
     /// Where events of this command happen, seen from this plugin.
     #[must_use]
-    pub fn scope(&self, plugin: Option<&Name>, time: Timestamp) -> EventScope {
+    pub(super) fn scope(&self, plugin: Option<&Name>, time: Timestamp) -> EventScope {
         EventScope {
             community: self.community.clone(),
             plugin: plugin.cloned(),
@@ -202,7 +202,7 @@ impl Envelope {
     /// # Panics
     /// Never: only [`Self::rejection`] makes events without a community, and those are not stored.
     #[must_use]
-    pub fn event(&self, scope: &EventScope, kind: &str, body: &EventBody) -> OutboxEvent {
+    pub(super) fn event(&self, scope: &EventScope, kind: &str, body: &EventBody) -> OutboxEvent {
         let event = Event::new(self.event_id(scope, kind), scope, body);
         OutboxEvent {
             id: event.id,
@@ -222,15 +222,15 @@ impl Envelope {
 
     /// The event that a driver takes for the command's answer, and that goes to `reply_to`.
     #[must_use]
-    pub fn last_event(&self, scope: &EventScope, kind: &str, body: &EventBody) -> OutboxEvent {
+    pub(super) fn last_event(&self, scope: &EventScope, kind: &str, body: &EventBody) -> OutboxEvent {
         OutboxEvent { last: true, ..self.event(scope, kind, body) }
     }
 
     /// The answer to a command that is refused; it is published, never stored. Its id covers the body, so that a
     /// conflict is told apart from the answer to the command that used the key first.
     #[must_use]
-    pub fn rejection(&self, problem: Problem, time: Timestamp) -> Message {
-        let fingerprint: String = self.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
+    pub(super) fn rejection(&self, problem: Problem, time: Timestamp) -> Message {
+        let fingerprint = Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.fingerprint);
         let body = EventBody::CommandRejected(CommandRejected { routing_key: self.routing_key.clone(), problem });
         let scope = self.scope(self.plugin.as_ref(), time);
         let id = self.event_id(&scope, &format!("command.rejected/{fingerprint}"));

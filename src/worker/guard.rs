@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 /// How a call of a plugin ended.
 #[derive(Debug)]
-pub enum Called<T> {
+pub(super) enum Called<T> {
     /// The plugin answered, well or not.
     Answered(Finished<T>),
     /// It did not: it panicked, or ran out of time. What it did until then is not known.
@@ -23,7 +23,7 @@ pub enum Called<T> {
 
 impl<T> Called<T> {
     /// The answer, with a call that was cut taken for a failure.
-    pub fn into_finished(self) -> Finished<T> {
+    pub(super) fn into_finished(self) -> Finished<T> {
         match self {
             Self::Answered(finished) => finished,
             Self::Cut(problem) => {
@@ -34,7 +34,7 @@ impl<T> Called<T> {
 }
 
 /// Calls a plugin.
-pub async fn guarded<T: Send + 'static>(handling: Handling<T>, deadline: Duration) -> Called<T> {
+pub(super) async fn guarded<T: Send + 'static>(handling: Handling<T>, deadline: Duration) -> Called<T> {
     let mut task = tokio::spawn(handling.in_current_span());
     match timeout(deadline, &mut task).await {
         Ok(Ok(finished)) => Called::Answered(finished),

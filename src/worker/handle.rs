@@ -21,19 +21,19 @@ use crate::{
 
 /// Everything that handlers work with.
 #[derive(Clone)]
-pub struct Handlers {
+pub(super) struct Handlers {
     /// The plugins.
-    pub registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
     /// What plugins are given.
-    pub host: Host,
+    pub(super) host: Host,
     /// The database, for reading.
-    pub store: Store,
+    pub(super) store: Store,
     /// Plugin instances at hand.
-    pub instances: Arc<Instances>,
+    pub(super) instances: Arc<Instances>,
     /// How long a handler may take where its plugin does not say.
-    pub deadline: Duration,
+    pub(super) deadline: Duration,
     /// How often a handler is called for one command at most.
-    pub max_attempts: u32,
+    pub(super) max_attempts: u32,
 }
 
 /// A detour on the way to a verdict: either the driver's fault, or the database's trouble.
@@ -71,7 +71,7 @@ impl Handlers {
     ///
     /// # Errors
     /// The database's trouble; the command is neither handled nor refused then.
-    pub async fn handle(&self, opened: &Opened, redelivered: bool) -> Handled {
+    pub(super) async fn handle(&self, opened: &Opened, redelivered: bool) -> Handled {
         let envelope = &opened.envelope;
         let command = match &opened.command {
             Ok(command) => command.clone(),

@@ -26,14 +26,14 @@ type Found = Arc<[Arc<LoadedInstance>]>;
 
 /// The instances of this worker's plugins.
 #[derive(Debug)]
-pub struct Instances {
+pub(super) struct Instances {
     store: Store,
     cache: RwLock<HashMap<(CommunitySlug, Name), Found>>,
 }
 
 /// Why there is no instance to call.
 #[derive(Debug)]
-pub enum NoInstance {
+pub(super) enum NoInstance {
     /// The driver's fault, told to it.
     Problem(Box<Problem>),
     /// The database's trouble.
@@ -49,7 +49,7 @@ impl From<StoreError> for NoInstance {
 impl Instances {
     /// Nothing cached yet.
     #[must_use]
-    pub fn new(store: Store) -> Self {
+    pub(super) fn new(store: Store) -> Self {
         Self { store, cache: RwLock::default() }
     }
 
@@ -57,7 +57,7 @@ impl Instances {
     ///
     /// # Errors
     /// `unknown-community`, `plugin-not-enabled`, `ambiguous-instance`, or the database's trouble.
-    pub async fn cached(
+    pub(super) async fn cached(
         &self,
         definition: &PluginDefinition,
         community: &CommunitySlug,
@@ -79,7 +79,7 @@ impl Instances {
     ///
     /// # Errors
     /// As [`Self::cached`].
-    pub async fn fresh(
+    pub(super) async fn fresh(
         &self,
         definition: &PluginDefinition,
         community: &CommunitySlug,
@@ -96,7 +96,7 @@ impl Instances {
     ///
     /// # Errors
     /// `invalid-config` where a stored config no longer fits the plugin, or the database's trouble.
-    pub async fn all(&self, definition: &PluginDefinition, community: &CommunitySlug) -> Result<Found, NoInstance> {
+    pub(super) async fn all(&self, definition: &PluginDefinition, community: &CommunitySlug) -> Result<Found, NoInstance> {
         let stored = self.store.instances_of(community, definition.name()).await?;
         let found: Found = stored
             .into_iter()
@@ -112,14 +112,14 @@ impl Instances {
     }
 
     /// Forgets what was cached of a community: somebody was found to have changed it.
-    pub fn forget(&self, community: &CommunitySlug) {
+    pub(super) fn forget(&self, community: &CommunitySlug) {
         self.cache.write().unwrap_or_else(PoisonError::into_inner).retain(|(slug, _), _| slug != community);
     }
 }
 
 /// The problem of a community that is not there. Others' slugs are never suggested.
 #[must_use]
-pub fn unknown_community(community: &CommunitySlug) -> Problem {
+pub(super) fn unknown_community(community: &CommunitySlug) -> Problem {
     let detail = format!("there is no community '{community}'; create it with community.apply");
     Problem::new(ProblemKind::UnknownCommunity, detail)
 }

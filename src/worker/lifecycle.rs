@@ -47,7 +47,7 @@ impl Handlers {
         let (stored, change, body, effects) = match existing {
             None => {
                 let stored = Instance {
-                    id: self.new_instance_id(envelope, plugin, &config),
+                    id: new_instance_id(envelope, plugin, &config),
                     community: community.clone(),
                     plugin: plugin.name().clone(),
                     platform_id: config.platform_id.clone(),
@@ -143,12 +143,6 @@ impl Handlers {
             }
         }
     }
-
-    /// The same for every delivery of the command, different for each instance that it enables.
-    fn new_instance_id(&self, envelope: &Envelope, plugin: &PluginDefinition, config: &LoadedConfig) -> Uuid {
-        let platform_id = config.platform_id.as_deref().unwrap_or("");
-        envelope.derive(&format!("instance/{}/{platform_id}", plugin.name()))
-    }
 }
 
 fn loaded(stored: &Instance, config: &LoadedConfig) -> LoadedInstance {
@@ -166,4 +160,10 @@ pub(super) fn record(plugin: &PluginDefinition, stored: &Instance, updated_at: T
         created_at: stored.created_at,
         updated_at,
     }
+}
+
+/// The same for every delivery of the command, different for each instance that it enables.
+fn new_instance_id(envelope: &Envelope, plugin: &PluginDefinition, config: &LoadedConfig) -> Uuid {
+    let platform_id = config.platform_id.as_deref().unwrap_or("");
+    envelope.derive(&format!("instance/{}/{platform_id}", plugin.name()))
 }

@@ -20,6 +20,7 @@ mod instances;
 mod lifecycle;
 mod process;
 mod settle;
+mod sweeper;
 mod verdict;
 mod webhook;
 
@@ -103,6 +104,7 @@ impl Worker {
             let settler = Arc::clone(&self.settler);
             self.tasks.spawn(take(deliveries, settler, self.concurrency, self.tasks.clone(), stop.clone()));
         }
+        self.tasks.spawn(sweeper::sweep(self.settler.store.clone(), self.bus.clone(), stop.clone()));
         info!(queues = self.queues.len(), concurrency = self.concurrency, "the worker takes commands");
         stop.cancelled().await;
         self.bus.stop_consuming();

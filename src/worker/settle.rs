@@ -26,24 +26,24 @@ use crate::{
 const MOST_RERUNS: u32 = 20;
 
 /// Handles deliveries from first to last.
-pub struct Settler {
+pub(super) struct Settler {
     /// Decides.
-    pub handlers: Handlers,
+    pub(super) handlers: Handlers,
     /// Stores and publishes.
-    pub committer: Committer,
+    pub(super) committer: Committer,
     /// Publishes what is not stored.
-    pub bus: Bus,
+    pub(super) bus: Bus,
     /// Marks what is published again.
-    pub store: Store,
+    pub(super) store: Store,
     /// What is too large, and where answers must not go.
-    pub limits: Limits,
+    pub(super) limits: Limits,
     /// The worker is going down now; what is not finished comes again.
-    pub abort: CancellationToken,
+    pub(super) abort: CancellationToken,
 }
 
 impl Settler {
     /// Handles one delivery: decide, carry out, acknowledge.
-    pub async fn settle(&self, delivery: Delivery) {
+    pub(super) async fn settle(&self, delivery: Delivery) {
         let opened = open(&delivery.message, &self.limits);
         let span = span(&opened.envelope);
         async {
@@ -108,9 +108,6 @@ impl Settler {
                 }
                 Settled::Repeated => return true,
                 Settled::Conflict => return self.reject(&envelope, conflict(), &delivery.message).await,
-                Settled::InFlight => {
-                    return self.later(&envelope, &delivery.message, Duration::from_secs(1), false).await;
-                }
                 Settled::Stale if reruns < MOST_RERUNS => {
                     reruns += 1;
                     debug!(reruns, "somebody changed what this saw; it runs again");
@@ -118,7 +115,7 @@ impl Settler {
                         self.handlers.instances.forget(community);
                     }
                 }
-                Settled::Stale => {
+                Settled::InFlight | Settled::Stale => {
                     return self.later(&envelope, &delivery.message, Duration::from_secs(1), false).await;
                 }
                 Settled::Refused(error) => {

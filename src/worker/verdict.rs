@@ -24,7 +24,7 @@ use crate::{
 
 /// What becomes of a command.
 #[derive(Debug)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Store this, publish its events, acknowledge.
     Commit(Box<Unit>),
     /// It was handled before: publish its stored events again, acknowledge.
@@ -45,7 +45,7 @@ pub enum Verdict {
 impl Verdict {
     /// The word for logs.
     #[must_use]
-    pub const fn as_str(&self) -> &'static str {
+    pub(super) const fn as_str(&self) -> &'static str {
         match self {
             Self::Commit(_) => "commit",
             Self::Repeat(_) => "repeat",
@@ -57,17 +57,17 @@ impl Verdict {
 
     /// Refuses with this problem.
     #[must_use]
-    pub fn reject(problem: Problem) -> Self {
+    pub(super) fn reject(problem: Problem) -> Self {
         Self::Reject(Box::new(problem))
     }
 }
 
 /// What handling a command gives: a verdict, or the database's trouble, which is never the driver's fault.
-pub type Handled = Result<Verdict, StoreError>;
+pub(super) type Handled = Result<Verdict, StoreError>;
 
 /// When to try again: what the platform asked for, else a step of the ladder for each attempt.
 #[must_use]
-pub fn backoff(attempt: u32, asked: Option<Duration>) -> Duration {
+pub(super) fn backoff(attempt: u32, asked: Option<Duration>) -> Duration {
     const LADDER: [DelayStep; 5] = [
         DelayStep::OneSecond,
         DelayStep::FiveSeconds,
