@@ -82,11 +82,15 @@ impl App {
     }
 
     /// What every role needs before it starts: the schema, the topology.
-    async fn prepare(&self) -> anyhow::Result<()> {
+    async fn prepare(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
         self.refuse_old_schema().await?;
         if self.config.broker.declare {
             let plugins: Vec<_> = self.registry.names().cloned().collect();
-            self.bus.apply_topology(&plugins).await.context("cannot declare exchanges and queues")?;
+            // A broker that is away is waited for, but not against the will of whoever stops us.
+            tokio::select! {
+                () = shutdown.soft().cancelled_owned() => {}
+                applied = self.bus.apply_topology(&plugins) => applied.context("cannot declare exchanges and queues")?,
+            }
         }
         Ok(())
     }
@@ -145,7 +149,7 @@ pub async fn connect_store(config: &Config) -> anyhow::Result<Store> {
 /// # Errors
 /// Where it cannot start, or ends although nobody asked it to.
 pub async fn run_worker(app: App, shutdown: Shutdown) -> anyhow::Result<()> {
-    app.prepare().await?;
+    app.prepare(&shutdown).await?;
     app.spawn_worker(&shutdown)?;
     app.finish(&shutdown).await
 }
@@ -155,7 +159,7 @@ pub async fn run_worker(app: App, shutdown: Shutdown) -> anyhow::Result<()> {
 /// # Errors
 /// Where it cannot start, or ends although nobody asked it to.
 pub async fn run_scheduler(app: App, shutdown: Shutdown) -> anyhow::Result<()> {
-    app.prepare().await?;
+    app.prepare(&shutdown).await?;
     app.spawn_scheduler(&shutdown);
     app.finish(&shutdown).await
 }
@@ -174,7 +178,7 @@ pub struct DevReady {
 /// Where it cannot start, or a role ends although nobody asked it to.
 pub async fn run_dev(app: App, shutdown: Shutdown, ready: impl FnOnce(&DevReady)) -> anyhow::Result<()> {
     app.store.migrate().await.context("cannot migrate the database")?;
-    app.prepare().await?;
+    app.prepare(&shutdown).await?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
     let address = listener.local_addr()?;
     let token = Uuid::new_v4().simple().to_string();

@@ -63,7 +63,13 @@ pub(super) struct BatchLimits {
 impl Committer {
     /// Starts the committer; it ends when its last handle is dropped, or at once when `abort` is cancelled.
     #[must_use]
-    pub(super) fn start(store: Store, bus: Bus, limits: BatchLimits, tasks: &TaskTracker, abort: CancellationToken) -> Self {
+    pub(super) fn start(
+        store: Store,
+        bus: Bus,
+        limits: BatchLimits,
+        tasks: &TaskTracker,
+        abort: CancellationToken,
+    ) -> Self {
         let (work, mut gathered) = mpsc::channel::<Work>(limits.batch * limits.in_flight * 2);
         let tracker = tasks.clone();
         tasks.spawn(async move {

@@ -96,7 +96,11 @@ impl Instances {
     ///
     /// # Errors
     /// `invalid-config` where a stored config no longer fits the plugin, or the database's trouble.
-    pub(super) async fn all(&self, definition: &PluginDefinition, community: &CommunitySlug) -> Result<Found, NoInstance> {
+    pub(super) async fn all(
+        &self,
+        definition: &PluginDefinition,
+        community: &CommunitySlug,
+    ) -> Result<Found, NoInstance> {
         let stored = self.store.instances_of(community, definition.name()).await?;
         let found: Found = stored
             .into_iter()
