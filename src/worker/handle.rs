@@ -97,9 +97,10 @@ impl Handlers {
         }
     }
 
-    /// What the platform clock says; never a due time or a lease, which are the database's.
+    /// What our own clock says, in whole milliseconds so that every database keeps it as it is; never a due time or a
+    /// lease, which are the database's.
     pub(super) fn now(&self) -> Timestamp {
-        self.host.environment().clock.now()
+        self.host.environment().clock.now().trunc_subsecs(3)
     }
 
     /// Leaves early where the very same command was handled before, or its key was used for another one.
