@@ -8,3 +8,5 @@ mod rabbitmq;
 mod rig;
 #[path = "bus/seam.rs"]
 mod seam;
+#[path = "bus/socket.rs"]
+mod socket;

@@ -16,19 +16,19 @@ enum Mode {
 }
 
 #[derive(Clone)]
-pub struct Proxy {
-    pub address: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
     /// Mode, and how often all connections were cut.
     state: Arc<watch::Sender<(Mode, u64)>>,
 }
 
 impl Proxy {
-    pub async fn to(target: String) -> Self {
+    pub(crate) async fn to(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         Self::on(listener, target)
     }
 
-    pub fn on(listener: TcpListener, target: String) -> Self {
+    pub(crate) fn on(listener: TcpListener, target: String) -> Self {
         let address = listener.local_addr().expect("it is bound");
         let state = Arc::new(watch::Sender::new((Mode::Pass, 0)));
         let proxy = Self { address, state: Arc::clone(&state) };
@@ -44,15 +44,15 @@ impl Proxy {
     }
 
     /// Ends every connection; new ones are accepted.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.state.send_modify(|(_, cuts)| *cuts += 1);
     }
 
-    pub fn swallow(&self) {
+    pub(crate) fn swallow(&self) {
         self.state.send_modify(|(mode, _)| *mode = Mode::Swallow);
     }
 
-    pub fn pass(&self) {
+    pub(crate) fn pass(&self) {
         self.state.send_modify(|(mode, _)| *mode = Mode::Pass);
     }
 }

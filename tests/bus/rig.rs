@@ -13,27 +13,27 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy)]
-pub enum On {
+pub(crate) enum On {
     RabbitMq,
     InProcess,
 }
 
 #[derive(Clone)]
-pub struct Rig {
-    pub bus: Bus,
-    pub settings: Settings,
+pub(crate) struct Rig {
+    pub(crate) bus: Bus,
+    pub(crate) settings: Settings,
 }
 
-pub fn amqp_url() -> String {
+pub(crate) fn amqp_url() -> String {
     std::env::var("METAGOV_TEST_AMQP_URL")
         .expect("METAGOV_TEST_AMQP_URL is not set: run tests/run, which starts a throw-away broker")
 }
 
-pub fn plugin() -> Name {
+pub(crate) fn plugin() -> Name {
     Name::new("randomness").expect("a name")
 }
 
-pub fn settings(url: &str) -> Settings {
+pub(crate) fn settings(url: &str) -> Settings {
     Settings {
         url: SecretString::from(url),
         prefix: format!("test-{}", uuid::Uuid::new_v4().simple()),
@@ -43,12 +43,12 @@ pub fn settings(url: &str) -> Settings {
     }
 }
 
-pub async fn connect(settings: &Settings) -> Bus {
+pub(crate) async fn connect(settings: &Settings) -> Bus {
     Bus::connect(settings, CancellationToken::new()).await.expect("the URL is usable")
 }
 
 /// Tells a story on a bus of its own.
-pub async fn tell<F: Future<Output = ()> + Send + 'static>(on: On, story: impl FnOnce(Rig) -> F) {
+pub(crate) async fn tell<F: Future<Output = ()> + Send + 'static>(on: On, story: impl FnOnce(Rig) -> F) {
     let url = match on {
         On::RabbitMq => amqp_url(),
         On::InProcess => "memory".to_owned(),
@@ -67,19 +67,19 @@ pub async fn tell<F: Future<Output = ()> + Send + 'static>(on: On, story: impl F
 }
 
 /// Waits for what should happen soon.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
         Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
     }
 }
 
-pub async fn next(deliveries: &mut Deliveries) -> Delivery {
+pub(crate) async fn next(deliveries: &mut Deliveries) -> Delivery {
     soon("a delivery", deliveries.recv()).await.expect("the deliveries go on")
 }
 
 /// A raw channel with the broker, as a foreign client has one.
-pub async fn raw_channel() -> (Connection, Channel) {
+pub(crate) async fn raw_channel() -> (Connection, Channel) {
     let connection =
         Connection::connect(&amqp_url(), ConnectionProperties::default()).await.expect("the test broker answers");
     let channel = connection.create_channel().await.expect("a channel");
@@ -87,7 +87,7 @@ pub async fn raw_channel() -> (Connection, Channel) {
 }
 
 /// Removes everything under a prefix.
-pub async fn remove(prefix: &str) {
+pub(crate) async fn remove(prefix: &str) {
     let (connection, channel) = raw_channel().await;
     let topology = Topology::new(prefix, &[plugin()], 2);
     for queue in topology.queues {
@@ -99,7 +99,7 @@ pub async fn remove(prefix: &str) {
     connection.close(200, "done".into()).await.expect("a farewell");
 }
 
-pub fn message(routing_key: &str, id: impl ToString) -> Message {
+pub(crate) fn message(routing_key: &str, id: impl ToString) -> Message {
     Message {
         routing_key: routing_key.to_owned(),
         body: Bytes::from_static(b"{}"),
@@ -107,14 +107,14 @@ pub fn message(routing_key: &str, id: impl ToString) -> Message {
     }
 }
 
-pub fn command(id: impl ToString) -> Outgoing {
+pub(crate) fn command(id: impl ToString) -> Outgoing {
     Outgoing { to: Destination::Commands, message: message("action.randomness.random-int", id) }
 }
 
-pub fn event(routing_key: &str, id: impl ToString) -> Outgoing {
+pub(crate) fn event(routing_key: &str, id: impl ToString) -> Outgoing {
     Outgoing { to: Destination::Events, message: message(routing_key, id) }
 }
 
-pub fn id(message: &Message) -> &str {
+pub(crate) fn id(message: &Message) -> &str {
     message.properties.message_id.as_deref().expect("it has an id")
 }
