@@ -159,15 +159,11 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn note_retry(&self, entry: &InboxEntry, attempt: &NewAttempt, attempts: u32) -> Result<(), StoreError> {
-<<<<<<< HEAD
-        todo!()
-=======
         let (entry, attempt) = (entry.clone(), attempt.clone());
         self.transaction(move |transaction| {
             Box::pin(async move { runs::note(transaction, &entry, &attempt, attempts, runs::RETRYING).await })
         })
         .await
->>>>>>> wt-store
     }
 
     /// Takes back [`Store::note_retry`], for a command that was refused after all.

@@ -56,9 +56,6 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn seen(&self, community: &CommunitySlug, message_id: &MessageId) -> Result<Option<Seen>, StoreError> {
-<<<<<<< HEAD
-        todo!()
-=======
         let reader = &self.connections.reader;
         let key = (community.as_str().to_owned(), message_id.as_str().to_owned());
         let Some(row) = Entity::find_by_id(key).one(reader).await? else { return Ok(None) };
@@ -70,7 +67,6 @@ impl Store {
             fingerprint: fingerprint(&row)?,
             events: events.into_values().next().unwrap_or_default(),
         }))
->>>>>>> wt-store
     }
 }
 
