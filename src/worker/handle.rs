@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::SubsecRound as _;
 use metagov_sdk::contract::{Command, EventBody, Initiator, Name, PlatformEvent, Problem, ProblemKind, Timestamp};
 use serde_json::Value;
 
