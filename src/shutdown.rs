@@ -44,14 +44,14 @@ impl Shutdown {
 
     /// Cancelled when nothing new may be taken on.
     #[must_use]
-    pub fn soft(&self) -> CancellationToken {
-        self.soft.clone()
+    pub const fn soft(&self) -> &CancellationToken {
+        &self.soft
     }
 
     /// Cancelled when what still runs has to stop where it is.
     #[must_use]
-    pub fn hard(&self) -> CancellationToken {
-        self.hard.clone()
+    pub const fn hard(&self) -> &CancellationToken {
+        &self.hard
     }
 
     /// The tasks that are waited for.
@@ -140,7 +140,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_waits_for_what_runs() {
         let shutdown = Shutdown::new();
-        let soft = shutdown.soft();
+        let soft = shutdown.soft().clone();
         shutdown.supervise("loop", async move {
             soft.cancelled().await;
             Ok(())
@@ -170,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_finish_in_time_is_told_to_stop() {
         let shutdown = Shutdown::new();
-        let hard = shutdown.hard();
+        let hard = shutdown.hard().clone();
         let stuck = shutdown.tasks().spawn(async move { hard.cancelled().await });
         shutdown.begin();
         assert_eq!(shutdown.drained(Duration::ZERO).await, Drained::Partly(1));

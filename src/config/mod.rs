@@ -54,11 +54,19 @@ pub struct Broker {
     /// The first word of every exchange and queue.
     pub prefix: String,
     /// Seconds between heartbeats.
-    pub heartbeat_seconds: u16,
+    pub heartbeat_seconds: u64,
     /// Whether roles declare the topology at start.
     pub declare: bool,
     /// `x-delivery-limit` of the command queues.
     pub delivery_limit: u32,
+}
+
+impl Broker {
+    /// The time between heartbeats.
+    #[must_use]
+    pub const fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.heartbeat_seconds)
+    }
 }
 
 /// How the database is reached.
