@@ -93,17 +93,17 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         return is_public_v4(mapped);
     }
     let segments = address.segments();
-    let [a, b, ..] = segments;
     // NAT64 (RFC 6052) carries an IPv4 address in its last 32 bits.
     if segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] {
-        let [.., w, x, y, z] = address.octets();
-        return is_public_v4(Ipv4Addr::new(w, x, y, z));
+        let embedded = (u32::from(segments[6]) << 16) | u32::from(segments[7]);
+        return is_public_v4(Ipv4Addr::from(embedded));
     }
-    // Global unicast is 2000::/3; of it not: protocol assignments and Teredo 2001::/23, documentation, 6to4.
-    let global = a & 0xe000 == 0x2000;
-    let special =
-        (a == 0x2001 && b < 0x200) || (a == 0x2001 && b == 0xdb8) || a == 0x2002 || (a == 0x3fff && b < 0x1000);
-    global && !special
+    match (segments[0], segments[1]) {
+        // Protocol assignments and Teredo, documentation, 6to4, documentation again.
+        (0x2001, ..0x200 | 0xdb8) | (0x2002, _) | (0x3fff, ..0x1000) => false,
+        // Global unicast is 2000::/3.
+        (first, _) => first & 0xe000 == 0x2000,
+    }
 }
 
 #[cfg(test)]

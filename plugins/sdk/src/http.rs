@@ -104,19 +104,16 @@ impl HttpClient {
     }
 
     /// A `GET` request.
-    #[must_use]
     pub fn get(&self, url: &str) -> Request {
         self.request(Method::GET, url)
     }
 
     /// A `POST` request.
-    #[must_use]
     pub fn post(&self, url: &str) -> Request {
         self.request(Method::POST, url)
     }
 
     /// A request of any method. What is wrong with the address is told by [`Request::send`].
-    #[must_use]
     pub fn request(&self, method: Method, url: &str) -> Request {
         let prepared = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https")).and_then(|url| {
             let host = url.host_str()?.to_owned();

@@ -20,10 +20,13 @@ pub mod process;
 pub mod registrar;
 pub mod schema;
 pub mod secret;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod webhook;
 
+pub use metagov_sdk_macros::action;
 // For the code that the attribute writes, and for authors who want the same versions.
-pub use {chrono, rand, schemars, serde, serde_json, uuid};
+pub use {chrono, rand, schemars, serde, serde_json, tracing, uuid};
 
 pub use crate::{
     action::{Action, Effect},
@@ -52,10 +55,11 @@ pub mod prelude {
     pub use schemars::JsonSchema;
     pub use serde::{Deserialize, Serialize};
     pub use serde_json::{Value, json};
+    pub use tracing;
 
     pub use crate::{
         Action, Concerns, Cx, Effect, Empty, Error, OrRetry as _, Plugin, PluginEvent, Process, Progress, Registrar,
-        Result, Secret, Started, Webhook,
+        Result, Secret, Started, Webhook, action,
         contract::{Initiator, Timestamp},
         ensure,
     };

@@ -63,7 +63,7 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// How often open processes are polled that do not say so themselves.
     #[must_use]
     fn poll_every() -> Duration {
-        Duration::from_secs(60)
+        Duration::from_mins(1)
     }
 
     /// Whether a webhook really comes from the platform. Called before anything else sees it;

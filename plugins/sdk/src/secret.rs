@@ -8,6 +8,7 @@ use std::{borrow::Cow, fmt};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
 
 use crate::schema::MASK;
 
@@ -26,6 +27,12 @@ impl Secret {
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
+    }
+
+    /// Whether somebody else knows the secret. Digests are compared, so that the time taken says nothing about it.
+    #[must_use]
+    pub fn matches(&self, candidate: &str) -> bool {
+        Sha256::digest(self.expose()) == Sha256::digest(candidate)
     }
 }
 

@@ -78,3 +78,20 @@ impl Webhook {
         })
     }
 }
+
+#[cfg(feature = "testing")]
+impl Webhook {
+    /// A `POST` with a JSON body, for tests. Add headers to [`Webhook::headers`].
+    #[must_use]
+    pub fn post_json(path: &str, body: &serde_json::Value) -> Self {
+        Self {
+            method: "POST".to_owned(),
+            path: path.to_owned(),
+            query: String::new(),
+            headers: vec![("content-type".to_owned(), "application/json".to_owned())],
+            body: body.to_string().into_bytes(),
+            received_at: Timestamp::UNIX_EPOCH,
+            delivery_id: None,
+        }
+    }
+}

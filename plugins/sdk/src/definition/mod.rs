@@ -83,8 +83,12 @@ impl PluginDefinition {
         let manifest = Manifest::new::<P>(&name, &config, &actions, &processes, &events);
         // Known only now that everything is registered.
         let declared: Declared = Arc::new(events.into_keys().collect());
-        actions.values_mut().for_each(|action| action.declare(&declared));
-        processes.values_mut().for_each(|process| process.declare(&declared));
+        for action in actions.values_mut() {
+            action.declare(&declared);
+        }
+        for process in processes.values_mut() {
+            process.declare(&declared);
+        }
         Ok(Self {
             manifest,
             config,
