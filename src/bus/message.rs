@@ -45,9 +45,9 @@ pub struct Properties {
     pub message_type: Option<String>,
     /// Seconds since 1970, as the publisher's clock had it.
     pub timestamp: Option<u64>,
-    /// The broker's user who published it; the broker refuses a wrong one.
+    /// The broker's user who published it, vouched for by the broker. Only read, never published.
     pub user_id: Option<String>,
-    /// How long it may wait in its queue, in whole milliseconds.
+    /// How long it may wait in its queue, in whole milliseconds. Delays and dead letters have their own.
     pub expiration: Option<Duration>,
     /// The headers whose values are text, numbers or booleans, as text. Tables, arrays and text that is not UTF-8 are
     /// left out.

@@ -66,12 +66,16 @@ impl InProcess {
 
     fn publish_one(self: &Arc<Self>, Outgoing { to, mut message }: Outgoing) -> Published {
         message.properties.headers.retain(|name, _| !dead_letter::is_brokers_note(name));
+        message.properties.user_id = None;
         let queues = match to {
             Destination::Commands => self.read().route(&self.names.commands(), &message.routing_key),
             Destination::Events => self.read().route(&self.names.events(), &message.routing_key),
-            Destination::Dead => self.read().route(&self.names.dead(), &message.routing_key),
+            Destination::Dead => {
+                message.properties.expiration = None;
+                self.read().route(&self.names.dead(), &message.routing_key)
+            }
             Destination::Delay(step) => {
-                message.properties.expiration.get_or_insert_with(|| step.jittered());
+                message.properties.expiration = Some(step.jittered());
                 self.read().route(&self.names.delay(step), &message.routing_key)
             }
             Destination::Reply { queue } => {
