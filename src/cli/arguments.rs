@@ -5,10 +5,7 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
-use metagov_sdk::{
-    PluginDefinition,
-    contract::{CommunitySlug, Initiator, MessageId, Name, ProblemKind},
-};
+use metagov_sdk::contract::{CommunitySlug, Initiator, MessageId, Name, ProblemKind};
 use serde_json::{Map, Value};
 
 use super::parameters;
@@ -32,29 +29,19 @@ impl FromStr for Qualified {
 }
 
 impl Qualified {
-    /// The schema of the action's parameters, or the problem that names the nearest one.
+    /// The schema of the action's parameters, or the problem that names the nearest action.
     pub(super) fn action_parameters<'a>(&self, registry: &'a Registry) -> anyhow::Result<&'a Value> {
-        let plugin = registry.find(&self.plugin)?;
-        let found = plugin.manifest().actions.get(&self.name).map(|action| &action.parameters);
-        found.ok_or_else(|| unknown(ProblemKind::UnknownAction, "action", &self.name, names(plugin, true)).into())
+        let actions = &registry.find(&self.plugin)?.manifest().actions;
+        let none = || unknown(ProblemKind::UnknownAction, "action", &self.name, actions.keys().map(Name::as_str));
+        Ok(&actions.get(&self.name).ok_or_else(none)?.parameters)
     }
 
-    /// The schema of the process's parameters, or the problem that names the nearest one.
+    /// The schema of the process's parameters, or the problem that names the nearest process.
     pub(super) fn process_parameters<'a>(&self, registry: &'a Registry) -> anyhow::Result<&'a Value> {
-        let plugin = registry.find(&self.plugin)?;
-        let found = plugin.manifest().processes.get(&self.name).map(|process| &process.parameters);
-        found.ok_or_else(|| unknown(ProblemKind::UnknownProcess, "process", &self.name, names(plugin, false)).into())
+        let processes = &registry.find(&self.plugin)?.manifest().processes;
+        let none = || unknown(ProblemKind::UnknownProcess, "process", &self.name, processes.keys().map(Name::as_str));
+        Ok(&processes.get(&self.name).ok_or_else(none)?.parameters)
     }
-}
-
-fn names(plugin: &PluginDefinition, actions: bool) -> impl Iterator<Item = &str> + Clone {
-    let manifest = plugin.manifest();
-    let actions = manifest.actions.keys().filter(move |_| actions);
-    let processes = manifest.processes.keys().filter({
-        let skip = manifest.actions.keys().next().is_none();
-        move |_| skip
-    });
-    actions.chain(processes).map(Name::as_str)
 }
 
 /// What every command to a plugin says.

@@ -63,15 +63,21 @@ impl Ask {
         let bus = connection::bus(config).await?;
         // Only for telling attempts; without it there is still the outcome.
         let store = connection::store(config).await.ok();
-        let subscription = bus.subscribe(&self.patterns()).await?;
-        let waiting = async {
-            self.publish(&bus).await?;
-            out.step(&format!("accepted as {}", self.message_id));
-            self.follow(subscription, store.as_ref(), out).await
-        };
-        let result = tokio::time::timeout(timeout, waiting).await;
+        let result = self.wait_on(&bus, store.as_ref(), out, timeout).await;
         bus.close().await;
-        result.unwrap_or_else(|_| Err(Stop::TimedOut(self.too_late(timeout)).into()))
+        result
+    }
+
+    async fn wait_on(&self, bus: &Bus, store: Option<&Store>, out: Output, timeout: Duration) -> anyhow::Result<Event> {
+        let waiting = async {
+            let events = bus.subscribe(&self.patterns()).await?;
+            self.publish(bus).await?;
+            out.step(&format!("accepted as {}", self.message_id));
+            self.follow(events, store, out).await
+        };
+        tokio::time::timeout(timeout, waiting)
+            .await
+            .unwrap_or_else(|_| Err(Stop::TimedOut(self.too_late(timeout)).into()))
     }
 
     fn too_late(&self, timeout: Duration) -> String {
@@ -200,10 +206,17 @@ fn tell_last_attempt(told: Option<AttemptView>, event: &Event, out: Output) {
 
 #[cfg(test)]
 mod tests {
-    use metagov_sdk::contract::{ActionCommand, CommunityApply};
-    use serde_json::Map;
+    use metagov_sdk::contract::{
+        ActionCommand, CommunityApply, EventBody, EventId, EventScope, PlatformEvent, ProblemKind,
+    };
+    use serde_json::{Map, json};
 
     use super::*;
+    use crate::bus::Queue;
+
+    fn name(name: &str) -> Name {
+        Name::new(name).expect("valid")
+    }
 
     fn slug() -> CommunitySlug {
         CommunitySlug::new("acme").expect("valid")
@@ -212,7 +225,6 @@ mod tests {
     fn action() -> Ask {
         let command =
             ActionCommand { community: slug(), community_platform_id: None, parameters: Map::new(), initiator: None };
-        let name = |name| Name::new(name).expect("valid");
         Ask::new(Command::Action(name("randomness"), name("random-int"), command), None)
     }
 
@@ -232,5 +244,83 @@ mod tests {
         assert_ne!(action().message_id, action().message_id);
         let key = MessageId::new("mine").expect("valid");
         assert_eq!(Ask::new(action().command, Some(key.clone())).message_id, key);
+    }
+
+    /// What a service would answer to the command with this key.
+    fn answer(key: &str, kind: &str, data: &Value) -> Outgoing {
+        let scope = EventScope {
+            community: Some(slug()),
+            plugin: Some(name("randomness")),
+            correlation_id: None,
+            causation_id: Some(key.to_owned()),
+            traceparent: None,
+            time: chrono::Utc::now(),
+        };
+        let told = PlatformEvent { event_type: "x".to_owned(), data: Value::Null, initiator: None };
+        let mut event = Event::new(EventId(uuid::Uuid::now_v7()), &scope, &EventBody::Platform(told));
+        event.event_type = format!("org.metagov.{kind}");
+        event.data = data.clone();
+        let routing_key = "acme.randomness.whatever".to_owned();
+        let message = Message { routing_key, body: event.to_json().into(), properties: Properties::default() };
+        Outgoing { to: Destination::Events, message }
+    }
+
+    /// A service that answers the first command with these events: whose key, kind, data.
+    async fn service(bus: &Bus, answers: &'static [(Option<&'static str>, &'static str)]) {
+        bus.apply_topology(&[name("randomness")]).await.expect("the bus is ours");
+        let mut commands = bus.consume(Queue::Plugin(name("randomness")), 1);
+        let bus = bus.clone();
+        tokio::spawn(async move {
+            let command = commands.recv().await.expect("a command comes");
+            let key = command.message.properties.message_id.expect("it has a key");
+            let answer = |(other, kind): &(Option<&str>, &str)| {
+                let data =
+                    json!({ "attempts": 3, "output": other, "problem": Problem::new(ProblemKind::Timeout, "late") });
+                answer(other.unwrap_or(&key), kind, &data)
+            };
+            bus.publish(answers.iter().map(answer).collect()).await.expect("the bus is ours");
+            command.receipt.ack();
+        });
+    }
+
+    const QUIET: Output = Output::new(true, true);
+
+    #[tokio::test]
+    async fn the_outcome_is_the_one_of_our_own_command() {
+        let bus = Bus::in_process("t");
+        service(
+            &bus,
+            &[(Some("not ours"), "action.failed"), (None, "platform.randomness.x"), (None, "action.completed")],
+        )
+        .await;
+        let event = action().wait_on(&bus, None, QUIET, Duration::from_mins(1)).await.expect("an outcome");
+        assert_eq!(kind(&event), "action.completed");
+        assert_eq!(conclude(QUIET, &event, pretty).expect("it prints"), Exit::Success);
+    }
+
+    #[tokio::test]
+    async fn a_failure_and_a_rejection_are_outcomes_too() {
+        for expected in ["action.failed", "action.uncertain", "command.rejected"] {
+            let bus = Bus::in_process("t");
+            let answers: &[_] = match expected {
+                "action.failed" => &[(None, "action.failed")],
+                "action.uncertain" => &[(None, "action.uncertain")],
+                _ => &[(None, "command.rejected")],
+            };
+            service(&bus, answers).await;
+            let event = action().wait_on(&bus, None, QUIET, Duration::from_mins(1)).await.expect("an outcome");
+            assert_eq!(kind(&event), expected);
+            assert_eq!(conclude(QUIET, &event, pretty).expect("it prints"), Exit::Failure);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_outcome_that_does_not_come_is_no_failure_but_a_time_out_that_says_how_to_ask_again() {
+        let bus = Bus::in_process("t");
+        bus.apply_topology(&[name("randomness")]).await.expect("the bus is ours");
+        let ask = action();
+        let error = ask.wait_on(&bus, None, QUIET, Duration::from_millis(1)).await.expect_err("nobody answers");
+        assert_eq!(Exit::of(&error), Exit::TimedOut);
+        assert!(error.to_string().contains(ask.message_id.as_str()), "{error}");
     }
 }

@@ -40,10 +40,10 @@ use crate::{
 #[command(name = "metagov", version, after_help = EXIT_CODES, max_term_width = 100)]
 struct Cli {
     /// Print JSON on stdout: one object, or one object for each line
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
     /// Say nothing on stderr but errors
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = EVERYWHERE)]
     quiet: bool,
     #[command(subcommand)]
     command: Command,
@@ -165,8 +165,12 @@ fn settings_argument() -> Arg {
         .long("config")
         .value_name("FILE")
         .value_parser(value_parser!(PathBuf))
+        .help_heading(EVERYWHERE)
         .help("The file with the settings [default: $METAGOV_CONFIG, ./metagov.toml, /etc/metagov/metagov.toml]")
 }
+
+/// Where `--help` lists what every command takes.
+const EVERYWHERE: &str = "Options of every command";
 
 const SETTINGS_FILE: &str = "settings-file";
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Stop};
-use crate::telemetry;
+use crate::{config::ConfigError, telemetry};
 
 /// Where a command prints.
 #[derive(Debug, Clone, Copy)]
@@ -99,9 +99,12 @@ impl Output {
             return exit;
         }
         let problem = error.chain().find_map(|cause| cause.downcast_ref::<Problem>());
-        match problem {
-            Some(problem) => self.problem(problem),
-            None => complain(&format!("{error:#}")),
+        match (problem, error.downcast_ref::<ConfigError>()) {
+            (Some(problem), _) => self.problem(problem),
+            (None, Some(faults)) => {
+                complain(&format!("the settings are not usable\n  {}", faults.to_string().replace('\n', "\n  ")));
+            }
+            (None, None) => complain(&format!("{error:#}")),
         }
         if self.json {
             let object = problem.map_or_else(

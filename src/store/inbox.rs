@@ -39,7 +39,11 @@ impl Store {
     ///
     /// # Errors
     /// Of the database.
-    pub async fn seen(&self, community: &CommunitySlug, message_id: &MessageId) -> Result<Option<Seen>, StoreError> {
+    pub async fn seen(
+        &self,
+        community: &CommunitySlug,
+        message_id: &MessageId,
+    ) -> Result<Option<Seen>, StoreError> {
         todo!()
     }
 }
