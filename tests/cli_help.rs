@@ -23,7 +23,9 @@ fn commands(help: &str) -> Vec<String> {
 
 fn collect(path: &[String], into: &mut String) {
     let text = help(path);
-    *into += &format!("$ metagov {}--help\n{text}\n", path.iter().map(|word| format!("{word} ")).collect::<String>());
+    let line = [&["$ metagov".to_owned()], path, &["--help".to_owned()]].concat().join(" ");
+    into.push_str(&[line, text.clone()].join("\n"));
+    into.push('\n');
     for name in commands(&text) {
         collect(&[path, &[name]].concat(), into);
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     connection,
     exit::{Exit, Stop},
-    output::Output,
+    output::{Output, tell_problem},
 };
 use crate::{
     bus::{Bus, Destination, Message, Outgoing, Properties, Subscription},
@@ -171,7 +171,7 @@ pub(super) fn problem_of(event: &Event) -> Option<Problem> {
 pub(super) fn conclude(out: Output, event: &Event, human: impl FnOnce(&Value) -> String) -> anyhow::Result<Exit> {
     let problem = problem_of(event);
     if let Some(problem) = &problem {
-        out.problem(problem);
+        tell_problem(problem);
     }
     if out.is_json() || problem.is_none() {
         out.data(&event.data, || human(&event.data))?;

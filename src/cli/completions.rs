@@ -5,7 +5,7 @@
 use clap::Args;
 use clap_complete::Shell;
 
-use super::{exit::Exit, output::Output};
+use super::{exit::Exit, output::line};
 
 /// Which shell.
 #[derive(Debug, Clone, Copy, Args)]
@@ -15,10 +15,10 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) fn run(self, out: Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut super::command(), "metagov", &mut script);
-        out.line(String::from_utf8(script)?.trim_end())?;
+        line(String::from_utf8(script)?.trim_end())?;
         Ok(Exit::Success)
     }
 }

@@ -68,13 +68,11 @@ impl Tail {
 }
 
 fn print(out: Output, message: &Message) -> anyhow::Result<()> {
-    match serde_json::from_slice::<Event>(&message.body) {
-        Ok(event) => out.data(&event, || line(&event)),
-        Err(_) => {
-            out.say(&format!("not an event of this contract: {}", printable(&message.routing_key)));
-            Ok(())
-        }
+    if let Ok(event) = serde_json::from_slice::<Event>(&message.body) {
+        return out.data(&event, || line(&event));
     }
+    out.say(&format!("not an event of this contract: {}", printable(&message.routing_key)));
+    Ok(())
 }
 
 /// Time, community, type, what it is about, and the part of the data that says most.

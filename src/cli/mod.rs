@@ -105,7 +105,7 @@ fn run(command: Command, out: Output, file: Option<PathBuf>) -> anyhow::Result<E
     // What says something about this program only must work whatever the settings are.
     match &command {
         Command::Plugins(plugins) => return plugins.run(out),
-        Command::Completions(arguments) => return arguments.run(out),
+        Command::Completions(arguments) => return arguments.run(),
         _ => {}
     }
     let flags = if let Command::Worker(arguments) = &command { arguments.flags() } else { Vec::new() };
@@ -130,7 +130,7 @@ async fn answer(command: Command, out: Output, loaded: Loaded) -> anyhow::Result
         Command::Dead(dead) => dead.run(out, config).await,
         Command::Config(settings) => settings.run(out, &loaded),
         Command::Plugins(plugins) => plugins.run(out),
-        Command::Completions(arguments) => arguments.run(out),
+        Command::Completions(arguments) => arguments.run(),
     }
 }
 

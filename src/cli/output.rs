@@ -37,22 +37,10 @@ impl Output {
         self.json
     }
 
-    /// A line of data.
-    ///
-    /// # Errors
-    /// [`Stop::PipeClosed`] where nobody reads any more.
-    pub(super) fn line(self, text: &str) -> anyhow::Result<()> {
-        let mut stdout = io::stdout().lock();
-        match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Stop::PipeClosed.into()),
-            other => Ok(other?),
-        }
-    }
-
     /// One thing: as one line of JSON, or as `human` words.
     pub(super) fn data(self, data: &impl Serialize, human: impl FnOnce() -> String) -> anyhow::Result<()> {
         let text = if self.json { serde_json::to_string(data)? } else { human() };
-        self.line(text.trim_end())
+        line(text.trim_end())
     }
 
     /// One thing that is JSON by nature: on one line, or with line breaks for people.
@@ -70,13 +58,13 @@ impl Output {
         row: impl Fn(&T) -> Vec<String>,
     ) -> anyhow::Result<()> {
         if self.json {
-            return items.iter().try_for_each(|item| self.line(&serde_json::to_string(item)?));
+            return items.iter().try_for_each(|item| line(&serde_json::to_string(item)?));
         }
         if items.is_empty() {
             self.say(none);
             return Ok(());
         }
-        self.line(table(columns, &items.iter().map(row).collect::<Vec<_>>()).trim_end())
+        line(&table(columns, &items.iter().map(row).collect::<Vec<_>>()))
     }
 
     /// Words for whoever watches; silent with `--quiet`.
@@ -100,7 +88,7 @@ impl Output {
         }
         let problem = error.chain().find_map(|cause| cause.downcast_ref::<Problem>());
         match (problem, error.downcast_ref::<ConfigError>()) {
-            (Some(problem), _) => self.problem(problem),
+            (Some(problem), _) => tell_problem(problem),
             (None, Some(faults)) => {
                 complain(&format!("the settings are not usable\n  {}", faults.to_string().replace('\n', "\n  ")));
             }
@@ -111,16 +99,27 @@ impl Output {
                 || json!({ "error": { "message": format!("{error:#}"), "exit_code": exit as u8 } }),
                 |problem| json!({ "problem": problem }),
             );
-            let _ = self.line(&object.to_string());
+            let _ = line(&object.to_string());
         }
         exit
     }
+}
 
-    /// A problem in the words that every part of the service uses, each violation on a line of its own. Never silent.
-    #[expect(clippy::unused_self, reason = "a problem is output like everything else here")]
-    pub(super) fn problem(self, problem: &Problem) {
-        complain(&problem_text(problem));
+/// A line of data on stdout.
+///
+/// # Errors
+/// [`Stop::PipeClosed`] where nobody reads any more.
+pub(super) fn line(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Stop::PipeClosed.into()),
+        other => Ok(other?),
     }
+}
+
+/// A problem on stderr, in the words that every part of the service uses, each violation on a line. Never silent.
+pub(super) fn tell_problem(problem: &Problem) {
+    complain(&problem_text(problem));
 }
 
 fn complain(words: &str) {
@@ -145,31 +144,21 @@ fn styled<'a>(code: &str, text: &'a str, coloured: bool) -> Cow<'a, str> {
     if coloured { format!("\x1b[{code}m{text}\x1b[0m").into() } else { text.into() }
 }
 
-/// Columns as wide as their widest cell, the last one as it is.
-pub(super) fn table(columns: &[&str], rows: &[Vec<String>]) -> String {
+/// Columns as wide as their widest cell, the last one as it is. Without titles there is no first line.
+pub(super) fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
+    let titles: Vec<Cow<'_, str>> = titles.iter().map(|title| (*title).into()).collect();
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain(columns.get(column).map(|title| title.chars().count())).max().unwrap_or_default()
+        let cells = rows.iter().chain([&titles]).filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
     };
-    let line = |cells: Vec<&str>| {
-        let mut text = String::new();
-        for (column, cell) in cells.into_iter().enumerate() {
-            let _ = write!(text, "{cell:<width$}  ", width = width(column));
-        }
-        text.trim_end().to_owned()
+    let joined = |row: &[Cow<'_, str>]| {
+        let cells = row.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    let mut text = String::new();
-    if !columns.is_empty() {
-        let _ = writeln!(text, "{}", styled("1", &line(columns.to_vec()), coloured_data()));
-    }
-    for row in rows {
-        let _ = writeln!(
-            text,
-            "{}",
-            line(row.iter().map(|cell| printable(cell)).collect::<Vec<_>>().iter().map(AsRef::as_ref).collect())
-        );
-    }
-    text
+    let head = (!titles.is_empty()).then(|| styled("1", &joined(&titles), coloured_data()).into_owned());
+    head.into_iter().chain(rows.iter().map(|row| joined(row))).collect::<Vec<_>>().join("\n")
 }
 
 /// Text from others without control characters: a platform's words cannot move the cursor of an operator's terminal.
@@ -215,7 +204,7 @@ mod tests {
     #[test]
     fn control_characters_of_others_do_not_reach_the_terminal() {
         let rows = [vec!["a\x1b[31mb".to_owned(), "c".to_owned()]];
-        assert_eq!(table(&["x", "y"], &rows), "x        y\na\u{fffd}[31mb  c\n");
+        assert_eq!(table(&["x", "y"], &rows), "x        y\na\u{fffd}[31mb  c");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::{
     community::{existing, time},
     connection,
     exit::{Exit, Stop},
-    output::{Output, short},
+    output::{Output, short, tell_problem},
 };
 use crate::{
     bus::Bus,
@@ -36,7 +36,7 @@ const READ_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Subcommand)]
 pub(super) enum Process {
     /// Start a process; prints its id, or with --wait or --watch its record
-    Start(Start),
+    Start(Box<Start>),
     /// One process
     Get(Which),
     /// The processes of a community, the newest first
@@ -232,7 +232,7 @@ impl Which {
             shown = record.version;
             out.data(&record, || line(&record))?;
             if record.status.is_terminal() {
-                return Ok(ended(out, &record));
+                return Ok(ended(&record));
             }
         }
     }
@@ -243,10 +243,10 @@ impl Which {
     }
 }
 
-fn ended(out: Output, record: &ProcessRecord) -> Exit {
+fn ended(record: &ProcessRecord) -> Exit {
     match (&record.status, &record.problem) {
         (ProcessStatus::Failed, Some(problem)) => {
-            out.problem(problem);
+            tell_problem(problem);
             Exit::Failure
         }
         (ProcessStatus::Failed, None) => Exit::Failure,

@@ -53,7 +53,7 @@ impl MigrateArguments {
             out.say(none);
         }
         if out.is_json() || !names.is_empty() {
-            let lines = || names.iter().map(|name| format!("{done}: {name}\n")).collect();
+            let lines = || names.iter().map(|name| format!("{done}: {name}")).collect::<Vec<_>>().join("\n");
             out.data(&json!({ done: names }), lines)?;
         }
         Ok(if self.status && !names.is_empty() { Exit::Failure } else { Exit::Success })

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value};
 
 use super::{exit::Exit, output::Output};
-use crate::config::Loaded;
+use crate::config::{Loaded, Setting};
 
 /// What to do with settings.
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -24,9 +24,8 @@ impl Settings {
             Self::Show => {
                 let object: Map<String, Value> =
                     settings.iter().map(|setting| (setting.key.clone(), setting.value.clone())).collect();
-                out.data(&object, || {
-                    settings.iter().map(|setting| format!("{} = {}\n", setting.key, setting.value)).collect()
-                })?;
+                let line = |setting: &Setting| format!("{} = {}", setting.key, setting.value);
+                out.data(&object, || settings.iter().map(line).collect::<Vec<_>>().join("\n"))?;
             }
             Self::Explain => out.list(&settings, "there are no settings", &["KEY", "VALUE", "SET BY"], |setting| {
                 vec![setting.key.clone(), setting.value.to_string(), setting.origin.clone()]
