@@ -44,14 +44,14 @@ impl Shutdown {
 
     /// Cancelled when nothing new may be taken on.
     #[must_use]
-    pub const fn soft(&self) -> &CancellationToken {
-        &self.soft
+    pub fn soft(&self) -> CancellationToken {
+        self.soft.clone()
     }
 
     /// Cancelled when what still runs has to stop where it is.
     #[must_use]
-    pub const fn hard(&self) -> &CancellationToken {
-        &self.hard
+    pub fn hard(&self) -> CancellationToken {
+        self.hard.clone()
     }
 
     /// The tasks that are waited for.
@@ -140,7 +140,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_waits_for_what_runs() {
         let shutdown = Shutdown::new();
-        let soft = shutdown.soft().clone();
+        let soft = shutdown.soft();
         shutdown.supervise("loop", async move {
             soft.cancelled().await;
             Ok(())
@@ -170,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_finish_in_time_is_told_to_stop() {
         let shutdown = Shutdown::new();
-        let hard = shutdown.hard().clone();
+        let hard = shutdown.hard();
         let stuck = shutdown.tasks().spawn(async move { hard.cancelled().await });
         shutdown.begin();
         assert_eq!(shutdown.drained(Duration::ZERO).await, Drained::Partly(1));

@@ -54,7 +54,7 @@ pub struct Broker {
     /// The first word of every exchange and queue.
     pub prefix: String,
     /// Seconds between heartbeats.
-    pub heartbeat_seconds: u64,
+    pub heartbeat_seconds: u16,
     /// Whether roles declare the topology at start.
     pub declare: bool,
     /// `x-delivery-limit` of the command queues.
@@ -64,8 +64,8 @@ pub struct Broker {
 impl Broker {
     /// The time between heartbeats.
     #[must_use]
-    pub const fn heartbeat(&self) -> Duration {
-        Duration::from_secs(self.heartbeat_seconds)
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.heartbeat_seconds.into())
     }
 }
 

@@ -130,12 +130,7 @@ impl Store {
     ///
     /// # Errors
     /// Of the database.
-    pub async fn note_retry(
-        &self,
-        entry: &InboxEntry,
-        attempt: &NewAttempt,
-        attempts: u32,
-    ) -> Result<(), StoreError> {
+    pub async fn note_retry(&self, entry: &InboxEntry, attempt: &NewAttempt, attempts: u32) -> Result<(), StoreError> {
         todo!()
     }
 

@@ -39,11 +39,7 @@ impl Store {
     ///
     /// # Errors
     /// Of the database.
-    pub async fn seen(
-        &self,
-        community: &CommunitySlug,
-        message_id: &MessageId,
-    ) -> Result<Option<Seen>, StoreError> {
+    pub async fn seen(&self, community: &CommunitySlug, message_id: &MessageId) -> Result<Option<Seen>, StoreError> {
         todo!()
     }
 }

@@ -3,7 +3,7 @@
 //! Up: [`crate::action`]. Down: the compiler.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{quote, quote_spanned};
 use syn::{
     Attribute, Error, FnArg, GenericArgument, Ident, ItemFn, PatType, PathArguments, PathSegment, Result, ReturnType,
     Type, parse2, spanned::Spanned as _,
@@ -66,7 +66,9 @@ fn written(arguments: TokenStream, item: &ItemFn) -> Result<TokenStream> {
         let silent = !attributes.iter().any(|attribute| attribute.path().is_ident("serde"));
         let optional = (silent && argument_of(kind, "Option").is_some())
             .then(|| quote! { #[serde(default, skip_serializing_if = "::core::option::Option::is_none")] });
-        quote! { #(#attributes)* #optional pub #name: #kind }
+        // Spanned, so that what the compiler has to say about the field points at the parameter.
+        let public = quote_spanned! { name.span() => pub };
+        quote! { #(#attributes)* #optional #public #name: #kind }
     });
     let names = parameters.iter().map(|parameter| parameter.name);
     Ok(quote! {
