@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::Stop;
 use crate::{
+    app,
     bus::{self, Bus},
     config::{Config, mask_url},
-    store::{self, Store},
+    store::Store,
 };
 
 /// How long a broker may take to answer before it counts as away.
@@ -58,7 +59,8 @@ pub(super) async fn bus(config: &Config) -> anyhow::Result<Bus> {
     Ok(bus)
 }
 
-async fn dev_bus(data_dir: &Path) -> anyhow::Result<Bus> {
+/// The bus of the `metagov dev` that runs on this directory.
+pub(super) async fn dev_bus(data_dir: &Path) -> anyhow::Result<Bus> {
     let path = data_dir.join("dev.json");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -97,13 +99,7 @@ pub(super) async fn store(config: &Config) -> anyhow::Result<Store> {
 
 /// The database as it is, which `metagov migrate` needs.
 pub(super) async fn open_store(config: &Config) -> anyhow::Result<Store> {
-    let settings = store::Settings {
-        url: config.database.url.expose_secret().to_owned(),
-        max_connections: config.database.max_connections,
-    };
-    Store::connect(&settings)
-        .await
-        .with_context(|| format!("cannot open the database {}", mask_url(config.database.url.expose_secret())))
+    app::connect_store(config).await
 }
 
 /// The file of a SQLite URL that has one.

@@ -2,11 +2,23 @@
 //!
 //! Up: the shell, systemd, Kubernetes. Down: `src/app.rs`, which wires and runs them.
 
+use std::path::Path;
+
+use anyhow::Context;
 use clap::Args;
+use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::{connection, exit::Exit, output::Output};
-use crate::config::{Config, Flag};
+use super::{
+    connection,
+    exit::Exit,
+    output::{Output, line},
+};
+use crate::{
+    app::{self, App, DevReady},
+    config::{Config, ConfigError, Fault, Flag},
+    shutdown::Shutdown,
+};
 
 /// How to run a worker.
 #[derive(Debug, Args)]
@@ -62,20 +74,54 @@ impl MigrateArguments {
 
 /// `metagov worker`
 pub(super) async fn worker(config: Config) -> anyhow::Result<Exit> {
-    drop(config);
-    std::future::pending().await
+    needs_broker(&config)?;
+    let shutdown = listening()?;
+    app::run_worker(App::connect(config).await?, shutdown).await?;
+    Ok(Exit::Success)
 }
 
 /// `metagov scheduler`
 pub(super) async fn scheduler(config: Config) -> anyhow::Result<Exit> {
-    drop(config);
-    std::future::pending().await
+    needs_broker(&config)?;
+    let shutdown = listening()?;
+    app::run_scheduler(App::connect(config).await?, shutdown).await?;
+    Ok(Exit::Success)
 }
 
 /// `metagov dev`
 pub(super) async fn dev(out: Output, config: Config) -> anyhow::Result<Exit> {
-    out.say(&greeting("an address", &config, &program()));
-    std::future::pending().await
+    if connection::dev_bus(&config.data_dir).await.is_ok() {
+        anyhow::bail!("another `metagov dev` runs on {}; end it, or set METAGOV__DATA_DIR", config.data_dir.display());
+    }
+    let shutdown = listening()?;
+    let data_dir = config.data_dir.clone();
+    let app = App::connect(config).await?;
+    let greet = |ready: &DevReady| {
+        out.say(&greeting(&ready.address.to_string(), &data_dir, &program()));
+        if out.is_json() {
+            // Whoever started us reads on, or does not; the service runs all the same.
+            let _ = line(&json!({ "address": ready.address, "file": ready.file }).to_string());
+        }
+    };
+    app::run_dev(app, shutdown, greet).await?;
+    Ok(Exit::Success)
+}
+
+/// An end that signals can ask for.
+fn listening() -> anyhow::Result<Shutdown> {
+    let shutdown = Shutdown::new();
+    shutdown.listen().context("cannot listen for signals")?;
+    Ok(shutdown)
+}
+
+/// The bus in memory ends with its process: nobody could send commands to a role of its own.
+fn needs_broker(config: &Config) -> Result<(), ConfigError> {
+    if config.broker.url.expose_secret() != "memory" {
+        return Ok(());
+    }
+    let reason = "this role needs a broker; set METAGOV__BROKER__URL, or run `metagov dev`, which holds all roles";
+    let fault = Fault { origin: "settings".to_owned(), key: Some("broker.url".to_owned()), reason: reason.to_owned() };
+    Err(ConfigError { faults: vec![fault] })
 }
 
 /// The name that this program was called by, so that the commands to copy work where it is not on the path.
@@ -84,8 +130,8 @@ fn program() -> String {
 }
 
 /// What `metagov dev` says once everything listens.
-fn greeting(address: &str, config: &Config, program: &str) -> String {
-    let data_dir = config.data_dir.display();
+fn greeting(address: &str, data_dir: &Path, program: &str) -> String {
+    let data_dir = data_dir.display();
     format!(
         "\
 metagov dev listens on {address}; its files are in {data_dir}

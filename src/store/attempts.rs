@@ -9,10 +9,20 @@
 use std::time::Duration;
 
 use metagov_sdk::contract::{CommunitySlug, MessageId, Name, Timestamp};
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DeleteMany, EntityTrait, QueryFilter, QuerySelect,
+    sea_query::{Expr, ExprTrait, OnConflict},
+};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{InboxEntry, OutboxEvent, Store, StoreError};
+use super::{
+    InboxEntry, OutboxEvent, Store, StoreError, clock,
+    entity::{action_runs, inbox},
+    inbox::{FINISHED, RUNNING},
+    outbox, runs,
+};
 
 /// What is about to be attempted.
 #[derive(Debug, Clone)]
@@ -102,7 +112,9 @@ impl Store {
         attempt: &NewAttempt,
         lease: Duration,
     ) -> Result<Begun, StoreError> {
-        todo!()
+        let (entry, attempt) = (entry.clone(), attempt.clone());
+        self.transaction(move |transaction| Box::pin(async move { begin(transaction, &entry, &attempt, lease).await }))
+            .await
     }
 
     /// Ends an attempt that has no outcome. Does nothing where the fence is no longer ours.
@@ -110,7 +122,9 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn release_attempt(&self, entry: &InboxEntry, fence: i64, keep: Keep) -> Result<(), StoreError> {
-        todo!()
+        let entry = entry.clone();
+        self.transaction(move |transaction| Box::pin(async move { release(transaction, &entry, fence, keep).await }))
+            .await
     }
 
     /// Where the command with this key stands; `None` where nothing is known of it.
@@ -122,7 +136,21 @@ impl Store {
         community: &CommunitySlug,
         message_id: &MessageId,
     ) -> Result<Option<AttemptView>, StoreError> {
-        todo!()
+        let reader = &self.connections.reader;
+        let run = action_runs::Entity::find()
+            .filter(action_runs::Column::Community.eq(community.as_str()))
+            .filter(action_runs::Column::MessageId.eq(message_id.as_str()))
+            .one(reader)
+            .await?;
+        if let Some(run) = run {
+            return Ok(Some(AttemptView {
+                attempts: count(run.attempts),
+                status: AttemptStatus::of_run(&run.status)?,
+            }));
+        }
+        let key = (community.as_str().to_owned(), message_id.as_str().to_owned());
+        let row = inbox::Entity::find_by_id(key).one(reader).await?;
+        Ok(row.map(|row| AttemptView { attempts: count(row.attempts), status: AttemptStatus::of_key(&row) }))
     }
 
     /// Makes visible that an action, which may simply be repeated, will be tried again: a run with the status
@@ -131,7 +159,11 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn note_retry(&self, entry: &InboxEntry, attempt: &NewAttempt, attempts: u32) -> Result<(), StoreError> {
-        todo!()
+        let (entry, attempt) = (entry.clone(), attempt.clone());
+        self.transaction(move |transaction| {
+            Box::pin(async move { runs::note(transaction, &entry, &attempt, attempts, runs::RETRYING).await })
+        })
+        .await
     }
 
     /// Takes back [`Store::note_retry`], for a command that was refused after all.
@@ -139,6 +171,139 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn forget_retry(&self, entry: &InboxEntry) -> Result<(), StoreError> {
-        todo!()
+        let entry = entry.clone();
+        self.transaction(move |transaction| {
+            Box::pin(async move {
+                let retrying = action_runs::Column::Status.eq(runs::RETRYING);
+                run_of(&entry).filter(retrying).exec(transaction).await?;
+                Ok(())
+            })
+        })
+        .await
     }
+}
+
+async fn begin(
+    transaction: &DatabaseTransaction,
+    entry: &InboxEntry,
+    attempt: &NewAttempt,
+    lease: Duration,
+) -> Result<Begun, StoreError> {
+    use inbox::{Column, Entity};
+    let lease_until = clock::later(clock::read(transaction).await?, lease);
+    let row = inbox::ActiveModel {
+        status: Set(RUNNING.to_owned()),
+        fence: Set(1),
+        lease_until: Set(Some(lease_until)),
+        ..entry.to_row(transaction)
+    };
+    let conflict = OnConflict::columns([Column::Community, Column::MessageId]).do_nothing().to_owned();
+    let inserted = Entity::insert_many([row]).on_conflict(conflict).exec_without_returning(transaction).await?;
+    if inserted == 1 {
+        runs::note(transaction, entry, attempt, 1, runs::RUNNING).await?;
+        return Ok(Begun::Fresh { fence: 1 });
+    }
+
+    let row = Entity::find_by_id(owned_key(entry)).lock_exclusive().one(transaction).await?;
+    let Some(row) = row else {
+        return Err(StoreError::Contended("the attempt before was given up at this moment".into()));
+    };
+    if row.fingerprint != entry.fingerprint {
+        return Ok(Begun::Conflict);
+    }
+    if row.status == FINISHED {
+        let events = outbox::of_keys(transaction, [entry.key()]).await?;
+        return Ok(Begun::Finished(events.into_values().next().unwrap_or_default()));
+    }
+    // The lock may have been waited for: only now is it certain what time it is.
+    let now = clock::read_precisely(transaction).await?;
+    if let Some(until) = row.lease_until.filter(|until| *until > now) {
+        return Ok(Begun::Running { until });
+    }
+    let (fence, attempts) = (row.fence + 1, row.attempts + 1);
+    Entity::update_many()
+        .col_expr(Column::Fence, Expr::val(fence))
+        .col_expr(Column::Attempts, Expr::val(attempts))
+        .col_expr(Column::LeaseUntil, Expr::val(clock::later(now, lease)))
+        .filter(of_key(entry))
+        .exec(transaction)
+        .await?;
+    let attempts = count(attempts);
+    runs::note(transaction, entry, attempt, attempts, runs::RUNNING).await?;
+    Ok(Begun::Again { fence, attempts, died: row.lease_until.is_some() })
+}
+
+async fn release(
+    transaction: &DatabaseTransaction,
+    entry: &InboxEntry,
+    fence: i64,
+    keep: Keep,
+) -> Result<(), StoreError> {
+    use inbox::{Column, Entity};
+    let ours = of_key(entry).and(Column::Status.eq(RUNNING)).and(Column::Fence.eq(fence));
+    match keep {
+        Keep::Nothing => {
+            let deleted = Entity::delete_many().filter(ours).exec(transaction).await?;
+            if deleted.rows_affected == 1 {
+                run_of(entry).exec(transaction).await?;
+            }
+        }
+        Keep::ForRetry => {
+            let no_lease: Option<Timestamp> = None;
+            let update = Entity::update_many().col_expr(Column::LeaseUntil, Expr::val(no_lease)).filter(ours);
+            if update.exec(transaction).await?.rows_affected == 1 {
+                action_runs::Entity::update_many()
+                    .col_expr(action_runs::Column::Status, Expr::val(runs::RETRYING))
+                    .col_expr(action_runs::Column::UpdatedAt, clock::now(transaction.get_database_backend()))
+                    .filter(of_run(entry))
+                    .exec(transaction)
+                    .await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl AttemptStatus {
+    fn of_run(word: &str) -> Result<Self, StoreError> {
+        match word {
+            runs::RUNNING => Ok(Self::Running),
+            runs::RETRYING => Ok(Self::Retrying),
+            "completed" => Ok(Self::Completed),
+            "failed" => Ok(Self::Failed),
+            "uncertain" => Ok(Self::Uncertain),
+            _ => Err(StoreError::Corrupt { what: "action_runs.status", reason: "there is no such status".into() }),
+        }
+    }
+
+    /// Of a command that leaves no run, such as the start of a process: how that ended is in its record.
+    fn of_key(row: &inbox::Model) -> Self {
+        match (row.status.as_str(), row.lease_until) {
+            (FINISHED, _) => Self::Completed,
+            (_, Some(_)) => Self::Running,
+            (_, None) => Self::Retrying,
+        }
+    }
+}
+
+fn count(attempts: i64) -> u32 {
+    u32::try_from(attempts).unwrap_or(u32::MAX)
+}
+
+fn owned_key(entry: &InboxEntry) -> (String, String) {
+    (entry.community.as_str().to_owned(), entry.message_id.as_str().to_owned())
+}
+
+fn of_key(entry: &InboxEntry) -> Expr {
+    let (community, message_id) = entry.key();
+    inbox::Column::Community.eq(community).and(inbox::Column::MessageId.eq(message_id))
+}
+
+fn of_run(entry: &InboxEntry) -> Expr {
+    let (community, message_id) = entry.key();
+    action_runs::Column::Community.eq(community).and(action_runs::Column::MessageId.eq(message_id))
+}
+
+fn run_of(entry: &InboxEntry) -> DeleteMany<action_runs::Entity> {
+    action_runs::Entity::delete_many().filter(of_run(entry))
 }

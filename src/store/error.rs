@@ -38,6 +38,9 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// The database was migrated by a newer version of this program.
+    #[error("the database is newer than this program, run the newer one: {0}")]
+    Newer(String),
     /// Anything else; it will fail again.
     #[error("the database refused: {0}")]
     Other(#[source] DbErr),
@@ -53,6 +56,7 @@ impl StoreError {
             | Self::Create { .. }
             | Self::Constraint(_)
             | Self::Corrupt { .. }
+            | Self::Newer(_)
             | Self::Other(_) => false,
         }
     }
@@ -61,7 +65,7 @@ impl StoreError {
     pub(super) fn may_be_one_unit(&self) -> bool {
         match self {
             Self::Contended(_) | Self::Constraint(_) | Self::Corrupt { .. } | Self::Other(_) => true,
-            Self::Unavailable(_) | Self::InvalidUrl { .. } | Self::Create { .. } => false,
+            Self::Unavailable(_) | Self::InvalidUrl { .. } | Self::Create { .. } | Self::Newer(_) => false,
         }
     }
 }
@@ -111,20 +115,25 @@ impl Kind {
             return match code {
                 // Serialisation failure, deadlock, lock timeout, statement timeout.
                 "40001" | "40P01" | "55P03" | "57014" => Self::Contended,
+                // Foreign key, unique.
+                "23503" | "23505" => Self::Constraint,
                 _ => match &code[..2] {
                     // Connection, invalid transaction state after a lost one, resources, operator, system.
                     "08" | "25" | "53" | "57" | "58" => Self::Unavailable,
-                    "23" => Self::Constraint,
                     _ => Self::Other,
                 },
             };
         }
         // The low byte of an extended result code is the primary one, https://sqlite.org/rescode.html
-        match code.parse::<u32>().map(|code| code & 0xff) {
-            Ok(5 | 6) => Self::Contended,
-            Ok(10 | 13 | 14) => Self::Unavailable,
-            Ok(19) => Self::Constraint,
-            _ => Self::Other,
+        match code.parse::<u32>() {
+            // Foreign key, primary key, unique.
+            Ok(787 | 1555 | 2067) => Self::Constraint,
+            Ok(code) => match code & 0xff {
+                5 | 6 => Self::Contended,
+                10 | 13 | 14 => Self::Unavailable,
+                _ => Self::Other,
+            },
+            Err(_) => Self::Other,
         }
     }
 }

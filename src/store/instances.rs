@@ -6,10 +6,16 @@
 use std::time::Duration;
 
 use metagov_sdk::contract::{CommunitySlug, Name, Timestamp};
+use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, Select};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::{
+    Store, StoreError, clock,
+    communities::word,
+    entity::plugin_instances::{ActiveModel, Column, Entity, Model},
+    json,
+};
 
 /// A plugin instance as it is stored. The config is unmasked: it must not be logged.
 #[derive(Clone, PartialEq)]
@@ -91,7 +97,7 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn instances(&self, community: &CommunitySlug) -> Result<Vec<Instance>, StoreError> {
-        todo!()
+        self.load(Entity::find().filter(Column::Community.eq(community.as_str()))).await
     }
 
     /// The instances of one plugin in a community, by platform id.
@@ -99,7 +105,8 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn instances_of(&self, community: &CommunitySlug, plugin: &Name) -> Result<Vec<Instance>, StoreError> {
-        todo!()
+        let of_community = Entity::find().filter(Column::Community.eq(community.as_str()));
+        self.load(of_community.filter(Column::Plugin.eq(plugin.as_str()))).await
     }
 
     /// One instance, if it is of this community.
@@ -107,7 +114,8 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn instance(&self, community: &CommunitySlug, id: Uuid) -> Result<Option<Instance>, StoreError> {
-        todo!()
+        let of_community = Entity::find().filter(Column::Community.eq(community.as_str()));
+        Ok(self.load(of_community.filter(Column::Id.eq(id))).await?.pop())
     }
 
     /// The instances that a webhook of a whole platform concerns, in any community: the one call that crosses
@@ -120,6 +128,60 @@ impl Store {
         plugin: &Name,
         platform_id: &str,
     ) -> Result<Vec<Instance>, StoreError> {
-        todo!()
+        let of_plugin = Entity::find().filter(Column::Plugin.eq(plugin.as_str()));
+        self.load(of_plugin.filter(Column::PlatformId.eq(platform_id))).await
     }
+
+    async fn load(&self, select: Select<Entity>) -> Result<Vec<Instance>, StoreError> {
+        let ordered =
+            select.order_by_asc(Column::Plugin).order_by_asc(Column::PlatformId).order_by_asc(Column::Community);
+        let rows = ordered.all(&self.connections.reader).await?;
+        rows.into_iter().map(Instance::from_row).collect()
+    }
+}
+
+impl Instance {
+    fn from_row(row: Model) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.id,
+            community: word("plugin_instances.community", &row.community)?,
+            plugin: word("plugin_instances.plugin", &row.plugin)?,
+            platform_id: row.platform_id,
+            config: json::read("plugin_instances.config", &row.config)?,
+            state: json::read_optional("plugin_instances.state", row.state.as_deref())?,
+            version: row.version,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            tick_every: row.tick_every_ms.map(from_millis),
+        })
+    }
+}
+
+impl NewInstance {
+    /// The row of a first version.
+    pub(super) fn to_row(&self, now: Timestamp) -> Result<ActiveModel, StoreError> {
+        Ok(ActiveModel {
+            id: Set(self.id),
+            community: Set(self.community.as_str().to_owned()),
+            plugin: Set(self.plugin.as_str().to_owned()),
+            platform_id: Set(self.platform_id.clone()),
+            config: Set(json::write(&self.config)?),
+            state: Set(json::write_optional(self.state.as_ref())?),
+            version: Set(1),
+            tick_every_ms: Set(self.tick_every.map(to_millis)),
+            due_at: Set(self.tick_every.map(|every| clock::later(now, every))),
+            created_at: Set(now),
+            updated_at: Set(now),
+        })
+    }
+}
+
+/// A duration as it is stored: whole milliseconds.
+pub(super) fn to_millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A stored duration.
+pub(super) fn from_millis(millis: i64) -> Duration {
+    Duration::from_millis(millis.try_into().unwrap_or(0))
 }

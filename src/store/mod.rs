@@ -7,18 +7,28 @@
 //! Up the message path: `src/worker` and `src/scheduler`. Down: `migrations`, which makes the tables.
 
 mod attempts;
+mod changes;
+mod clock;
 mod commit;
 mod communities;
+mod connection;
 mod due;
+mod entity;
 mod error;
 mod inbox;
 mod instances;
+mod json;
+mod keys;
+mod migrate;
 mod outbox;
 mod processes;
 mod runs;
+mod transaction;
 mod unit;
 
 use metagov_sdk::contract::Timestamp;
+
+use self::connection::Connections;
 
 pub use attempts::{AttemptStatus, AttemptView, Begun, Keep, NewAttempt};
 pub use communities::StoredCommunity;
@@ -48,7 +58,9 @@ impl std::fmt::Debug for Settings {
 
 /// The database; a cheap handle.
 #[derive(Clone, Debug)]
-pub struct Store {}
+pub struct Store {
+    connections: Connections,
+}
 
 impl Store {
     /// Opens the database. A SQLite file is created where it is missing, with its directory.
@@ -56,24 +68,7 @@ impl Store {
     /// # Errors
     /// An unusable URL, or a database that does not answer.
     pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
-        todo!()
-    }
-
-    /// Applies the migrations that are pending and names them. Several programs may do so at once: one applies, the
-    /// others wait for it.
-    ///
-    /// # Errors
-    /// Of the database; nothing is applied then.
-    pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
-        todo!()
-    }
-
-    /// The migrations that [`Store::migrate`] would apply. Changes nothing.
-    ///
-    /// # Errors
-    /// Of the database.
-    pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
-        todo!()
+        Ok(Self { connections: Connections::open(settings).await? })
     }
 
     /// What time it is by the database's clock.
@@ -81,6 +76,6 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn now(&self) -> Result<Timestamp, StoreError> {
-        todo!()
+        clock::read(&self.connections.reader).await
     }
 }
