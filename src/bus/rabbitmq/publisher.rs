@@ -11,7 +11,7 @@ use std::{sync::Arc, task::Poll, time::Duration};
 
 use futures::poll;
 use lapin::{
-    BasicProperties, Channel, Confirmation,
+    BasicProperties, Channel,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
@@ -92,8 +92,8 @@ enum Unknown {
     Refused(#[from] super::declare::Refused),
     #[error("cannot publish")]
     Publish(#[from] lapin::Error),
-    #[error("the broker could not take a message")]
-    Nack,
+    #[error("the broker could not take {nacks} messages")]
+    Nack { nacks: usize },
     #[error("no confirm within {} s", CONFIRM_TIMEOUT.as_secs())]
     Timeout,
 }
@@ -135,9 +135,13 @@ impl Work {
             match self.attempt(&link, messages, &mut fates).await {
                 Ok(()) => self.outage.over(),
                 Err(unknown) => {
-                    self.channel = None;
-                    if matches!(unknown, Unknown::Timeout) {
-                        link.give_up();
+                    match unknown {
+                        Unknown::Nack { .. } => {}
+                        Unknown::Timeout => {
+                            self.channel = None;
+                            link.give_up();
+                        }
+                        Unknown::Open(_) | Unknown::Refused(_) | Unknown::Publish(_) => self.channel = None,
                     }
                     self.outage.failed(&unknown).await;
                 }
@@ -157,7 +161,7 @@ impl Work {
         Ok(channel)
     }
 
-    /// Publishes every message whose fate is open, once. On an error none of them is known.
+    /// Publishes every message whose fate is open, once. On an error but a nack none of them is known.
     async fn attempt(
         &mut self,
         link: &Link,
@@ -165,10 +169,14 @@ impl Work {
         fates: &mut [Option<Published>],
     ) -> Result<(), Unknown> {
         let channel = self.open(link).await?;
-        let mut writing = Vec::with_capacity(messages.len());
-        for (index, outgoing) in messages.iter().enumerate().filter(|(index, _)| fates[*index].is_none()) {
+        let mut writes = Vec::with_capacity(messages.len());
+        for (index, outgoing) in messages.iter().enumerate() {
+            if fates[index].is_some() {
+                continue;
+            }
             let Some(envelope) = wire::envelope(&self.names, outgoing) else {
-                tracing::debug!("a message that AMQP has no way for was not published");
+                tracing::debug!("a message that AMQP has no way for is not published");
+                fates[index] = Some(Published::Unrouted);
                 continue;
             };
             let sent = Sent::of(index, &envelope);
@@ -180,41 +188,31 @@ impl Work {
                 envelope.properties,
             ));
             // lapin queues the frames when it is polled first: this keeps the order, and its thread is woken for many.
-            let started = poll!(&mut write);
-            writing.push((sent, started, write));
+            let begun = poll!(&mut write);
+            writes.push((sent, begun, write));
         }
 
-        let mut waiting = Vec::with_capacity(writing.len());
-        for (sent, started, write) in writing {
-            let confirm = match started {
+        let mut confirms = Vec::with_capacity(writes.len());
+        for (sent, begun, write) in writes {
+            let confirm = match begun {
                 Poll::Ready(confirm) => confirm?,
                 Poll::Pending => in_time(link, write).await??,
             };
-            waiting.push((sent, confirm));
+            confirms.push((sent, confirm));
         }
-        let mut confirmed = Vec::with_capacity(waiting.len());
-        let mut returned = Vec::new();
-        let mut nacked = false;
-        for (sent, confirm) in waiting {
-            match in_time(link, confirm).await?? {
-                Confirmation::Ack(message) => {
-                    confirmed.push(sent);
-                    returned.extend(message);
-                }
-                Confirmation::Nack(message) => {
-                    nacked = true;
-                    returned.extend(message);
-                }
-                Confirmation::NotRequested => return Err(Unknown::Nack),
+
+        let (mut confirmed, mut returned, mut nacks) = (Vec::with_capacity(confirms.len()), Vec::new(), 0);
+        for (sent, confirm) in confirms {
+            let confirmation = in_time(link, confirm).await??;
+            if confirmation.is_ack() {
+                confirmed.push(sent);
+            } else {
+                nacks += 1;
             }
+            returned.extend(confirmation.take_message());
         }
         settle(fates, confirmed, returned);
-        for (index, outgoing) in messages.iter().enumerate().filter(|_| !nacked) {
-            debug_assert!(fates[index].is_some() || wire::envelope(&self.names, outgoing).is_none());
-            // Left are those that could not be written down for AMQP: no queue can want them.
-            fates[index].get_or_insert(Published::Unrouted);
-        }
-        if nacked { Err(Unknown::Nack) } else { Ok(()) }
+        if nacks == 0 { Ok(()) } else { Err(Unknown::Nack { nacks }) }
     }
 }
 
