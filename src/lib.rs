@@ -16,7 +16,7 @@
 
 pub mod app;
 pub mod bus;
-
+pub mod cli;
 pub mod config;
 pub mod host;
 pub mod plugins;

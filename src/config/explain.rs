@@ -48,6 +48,13 @@ impl Origins {
         self.0.values().cloned().collect()
     }
 
+    /// Shows a URL as it is used where that differs from how it was written.
+    pub(super) fn set_url(&mut self, key: &str, url: &str) {
+        if let Some(setting) = self.0.get_mut(key) {
+            setting.value = mask_url(url).into();
+        }
+    }
+
     pub(super) fn is_set(&self, key: &str) -> bool {
         self.0.get(key).is_some_and(|setting| setting.origin != DEFAULT)
     }

@@ -14,7 +14,7 @@ mod tests;
 
 use std::{path::PathBuf, time::Duration};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use self::{explain::Origins, layers::Layer};
@@ -59,6 +59,14 @@ pub struct Broker {
     pub declare: bool,
     /// `x-delivery-limit` of the command queues.
     pub delivery_limit: u32,
+}
+
+impl Broker {
+    /// The time between heartbeats.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.heartbeat_seconds.into())
+    }
 }
 
 /// How the database is reached.
@@ -178,9 +186,10 @@ impl Config {
             return Err(ConfigError { faults });
         }
         let merged = builder.build().map_err(ConfigError::unexpected)?;
-        let origins = Origins::of(&merged);
+        let mut origins = Origins::of(&merged);
         let mut config: Self = merged.try_deserialize().map_err(ConfigError::unexpected)?;
         config.database.url = layers::in_data_dir(&config.database.url, &config.data_dir);
+        origins.set_url("database.url", config.database.url.expose_secret());
         Ok(Loaded { config, origins })
     }
 }
