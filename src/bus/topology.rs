@@ -171,9 +171,10 @@ impl Names {
         }
     }
 
-    /// The queue of a subscription. Not one of the server's `amq.gen-` names, for replies are not sent to those.
+    /// The queue of a subscription. Neither one of the server's `amq.gen-` names nor one of the service's own: replies
+    /// are sent to no such queue.
     pub(super) fn subscription(&self) -> String {
-        format!("{}.subscription.{}", self.prefix, uuid::Uuid::new_v4())
+        format!("{}-subscription.{}", self.prefix, uuid::Uuid::new_v4())
     }
 }
 

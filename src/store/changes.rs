@@ -376,7 +376,7 @@ async fn write_instances(
             Change::InsertInstance(instance) => {
                 Entity::insert(instance.to_row(now)?).exec_without_returning(transaction).await?;
             }
-            Change::UpdateInstance { id, platform_id, config, state, tick_every, .. } => {
+            Change::UpdateInstance { id, platform_id, config, state, tick_every, updated_at, .. } => {
                 let mut update = Entity::update_many()
                     .col_expr(Column::Version, Expr::col(Column::Version).add(1))
                     .filter(Column::Id.eq(*id));
@@ -392,7 +392,7 @@ async fn write_instances(
                         .col_expr(Column::PlatformId, Expr::val(platform_id.clone()))
                         .col_expr(Column::TickEveryMs, Expr::val(every))
                         .col_expr(Column::DueAt, Expr::val(due_at))
-                        .col_expr(Column::UpdatedAt, Expr::val(now));
+                        .col_expr(Column::UpdatedAt, Expr::val(clock::storable(*updated_at)));
                 }
                 if let Some(state) = state {
                     update = update.col_expr(Column::State, Expr::val(json::write(state)?));

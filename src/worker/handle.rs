@@ -158,6 +158,7 @@ pub(super) fn state_change(instance: &LoadedInstance, state: Option<Value>) -> O
         platform_id: stored.platform_id.clone(),
         config: None,
         state: Some(state?),
+        updated_at: stored.updated_at,
         tick_every: stored.tick_every,
     })
 }

@@ -210,6 +210,7 @@ async fn an_instance_is_set_only_over_the_version_that_was_read(database: &Datab
     let saw = community(&store, "a").await;
     let count = |community: &str, expected, count: i64| {
         changing(vec![Change::UpdateInstance {
+            updated_at: chrono::Utc::now(),
             id: saw.id,
             community: slug(community),
             expected,

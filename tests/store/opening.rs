@@ -34,6 +34,7 @@ async fn writers_on_all_sides_never_fail(database: &Database) {
                     let before = instance.state.and_then(|state| state.as_i64()).unwrap_or(0);
                     let mut unit = pure("a", &format!("{writer}-{n}"));
                     unit.changes = changing(vec![Change::UpdateInstance {
+                        updated_at: chrono::Utc::now(),
                         id,
                         community: slug("a"),
                         expected: instance.version,
