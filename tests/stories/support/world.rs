@@ -89,7 +89,8 @@ fn required(variable: &str) -> String {
 
 /// A database of the story's own.
 enum TestDatabase {
-    Sqlite(tempfile::TempDir),
+    /// The directory goes with it.
+    Sqlite { _directory: tempfile::TempDir },
     Postgres { server: String, name: String },
 }
 
@@ -97,7 +98,7 @@ impl TestDatabase {
     fn sqlite() -> (Self, String) {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let url = format!("sqlite:{}", directory.path().join("metagov.db").display());
-        (Self::Sqlite(directory), url)
+        (Self::Sqlite { _directory: directory }, url)
     }
 
     async fn postgres() -> (Self, String) {
