@@ -18,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     proxy::Proxy,
-    rig::{On, Rig, amqp_url, command, connect, id, message, next, plugin, raw_channel, remove, settings, soon, tell},
+    rig::{
+        On, Rig, amqp_url, command, connect, event, id, message, next, plugin, raw_channel, remove, settings, soon,
+        tell,
+    },
 };
 
 /// Host and port of the test broker, and its URL with these replaced by the proxy's.
@@ -183,12 +186,13 @@ async fn without_leave_to_declare_a_consumer_waits_for_the_topology() {
     let mut deliveries = bus.consume(Queue::Plugin(plugin()), 10);
     let publishing = tokio::spawn({
         let bus = bus.clone();
-        async move { bus.publish(vec![command("patient")]).await }
+        async move { bus.publish(vec![event("nobody.wants.it", "patient")]).await }
     });
     bus.apply_topology(&[plugin()]).await.expect("it is asked for by name");
     soon("consuming", bus.wait_until_consuming()).await;
-    assert_eq!(soon("publishing", publishing).await.expect("no panic").expect("it is open"), [Published::Routed]);
-    assert_eq!(id(&next(&mut deliveries).await.message), "patient");
+    assert_eq!(soon("publishing", publishing).await.expect("no panic").expect("it is open"), [Published::Unrouted]);
+    bus.publish(vec![command("one")]).await.expect("it is open");
+    assert_eq!(id(&next(&mut deliveries).await.message), "one");
     bus.close().await;
     remove(&strict.prefix).await;
 }

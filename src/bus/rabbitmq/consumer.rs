@@ -70,9 +70,8 @@ enum Lost {
 }
 
 impl Consumer {
-    /// Runs until the bus stops consuming or the deliveries are dropped.
+    /// Runs until the bus stops consuming or the deliveries are dropped. Its owner has counted it as wanted.
     pub(super) async fn run(self) {
-        self.census.send_modify(|census| census.wanted += 1);
         let mut outage = Outage::of(format!("the consumer of {}", self.declaring.names.queue(&self.queue)));
         loop {
             let link = tokio::select! {

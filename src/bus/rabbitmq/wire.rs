@@ -12,7 +12,9 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use crate::bus::{Destination, Message, Outgoing, Properties, dead_letter, is_reply_queue, topology::Names};
+use crate::bus::{
+    Destination, Message, Outgoing, Properties, dead_letter, is_reply_queue, message::is_direct_reply, topology::Names,
+};
 
 /// Persistent, in the words of AMQP.
 const PERSISTENT: u8 = 2;
@@ -99,6 +101,7 @@ pub(super) struct Envelope<'a> {
     pub(super) routing_key: ShortString,
     pub(super) properties: BasicProperties,
     pub(super) body: &'a [u8],
+    pub(super) mandatory: bool,
 }
 
 /// `None` where the message cannot be published at all: a reply queue that is not the driver's, or a text that AMQP
@@ -121,6 +124,8 @@ pub(super) fn envelope<'a>(names: &Names, outgoing: &'a Outgoing) -> Option<Enve
         routing_key: ShortString::try_new(routing_key).ok()?,
         properties: basic_properties(&message.properties, expiration)?,
         body: &message.body,
+        // Direct reply-to is no queue: with `mandatory` the broker delivers to it and returns the message all the same.
+        mandatory: !matches!(&outgoing.to, Destination::Reply { queue } if is_direct_reply(queue)),
     })
 }
 
