@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(DelayStep::at_least(Duration::ZERO), DelayStep::OneSecond);
         assert_eq!(DelayStep::at_least(Duration::from_secs(1)), DelayStep::OneSecond);
         assert_eq!(DelayStep::at_least(Duration::from_millis(1001)), DelayStep::FiveSeconds);
-        assert_eq!(DelayStep::at_least(Duration::from_secs(86_400)), DelayStep::TenMinutes);
+        assert_eq!(DelayStep::at_least(Duration::from_hours(24)), DelayStep::TenMinutes);
     }
 
     #[test]

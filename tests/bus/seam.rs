@@ -96,7 +96,7 @@ async fn everything_that_the_contract_names_survives_the_way(rig: Rig) {
         message_type: Some("org.metagov.action.completed".to_owned()),
         timestamp: Some(1_790_000_000),
         user_id: None,
-        expiration: Some(Duration::from_secs(60)),
+        expiration: Some(Duration::from_mins(1)),
         headers: BTreeMap::from([("traceparent".to_owned(), "00-aa-bb-01".to_owned())]),
     };
     publish(&rig, vec![sent.clone()]).await;

@@ -26,13 +26,13 @@ pub(super) fn message(delivery: &mut Delivery) -> Message {
         routing_key: delivery.routing_key.to_string(),
         body: Bytes::from(std::mem::take(&mut delivery.data)),
         properties: Properties {
-            content_type: text(properties.content_type()),
-            message_id: text(properties.message_id()),
-            correlation_id: text(properties.correlation_id()),
-            reply_to: text(properties.reply_to()),
-            message_type: text(properties.kind()),
+            content_type: text(properties.content_type().as_ref()),
+            message_id: text(properties.message_id().as_ref()),
+            correlation_id: text(properties.correlation_id().as_ref()),
+            reply_to: text(properties.reply_to().as_ref()),
+            message_type: text(properties.kind().as_ref()),
             timestamp: *properties.timestamp(),
-            user_id: text(properties.user_id()),
+            user_id: text(properties.user_id().as_ref()),
             expiration: properties
                 .expiration()
                 .as_ref()
@@ -53,8 +53,8 @@ pub(super) fn delivery_count(properties: &BasicProperties) -> Option<u64> {
     scalar(value)?.parse().ok()
 }
 
-fn text(property: &Option<ShortString>) -> Option<String> {
-    property.as_ref().map(ToString::to_string)
+fn text(property: Option<&ShortString>) -> Option<String> {
+    property.map(ToString::to_string)
 }
 
 fn headers(table: &FieldTable) -> BTreeMap<String, String> {
