@@ -61,7 +61,7 @@ class Driver:
         correlation_id: str | None = None,
         reply_to: str | None = None,
     ) -> Sent:
-        """Publishes a command and waits for the broker's confirm. Each gets a fresh `message_id`; None leaves it out."""
+        """Publishes a command and waits for the broker's confirm. Without a `message_id` a fresh one; None: none."""
         if message_id == "":
             message_id = str(uuid.uuid4())
         trace_id = uuid.uuid4().hex
@@ -84,7 +84,7 @@ class Driver:
         assert sent.message_id, "an event is found by the message_id of its command"
         return self.wait_for(
             f"{event_type} of {sent.message_id}",
-            lambda: (e for e in self.events if e.attributes.get("causationid") == sent.message_id and e.type == event_type),
+            lambda: (e for e in self.events if e.type == event_type and e.causation_id == sent.message_id),
         )
 
     def reply_to(self, sent: Sent) -> Event:

@@ -68,6 +68,10 @@ class Event:
         return self.attributes["id"]
 
     @property
+    def causation_id(self) -> str | None:
+        return self.attributes.get("causationid")
+
+    @property
     def type(self) -> str:
         return self.attributes["type"].removeprefix("org.metagov.")
 

@@ -116,7 +116,7 @@ def test_a_vote_without_delay_is_closed_by_the_scheduler(driver: Driver, communi
     assert started.data["outcome"] is None
     assert ended.data["outcome"]["winner"] in OPTIONS
     assert ended.data["closed_at"] >= started.data["created_at"]
-    assert ended.attributes["causationid"] != sent.message_id, "the scheduler's command has ended it"
+    assert ended.causation_id != sent.message_id, "the scheduler's command has ended it"
     sequence = [event.attributes["sequence"] for event in driver.events_of_process(process_id)]
     assert sequence == sorted(set(sequence)), "events of one process come in order"
 
@@ -161,7 +161,7 @@ def test_a_repeated_command_has_the_same_event_and_no_second_effect(driver: Driv
     driver.send(key, body, message_id=sent.message_id, reply_to=driver.reply_queue)
     reply = driver.reply_to(sent)
     assert (reply.id, reply.body) == (first.id, first.body), "one message_id, one outcome"
-    copies = [event for event in driver.events if event.attributes.get("causationid") == sent.message_id]
+    copies = [event for event in driver.events if event.causation_id == sent.message_id]
     assert {event.id for event in copies} == {first.id}
 
 
