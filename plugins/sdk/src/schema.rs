@@ -214,14 +214,18 @@ fn mask(root: &Value, schema: &Value, instance: &mut Value) {
     }
     for family in ["anyOf", "oneOf", "allOf"] {
         if let Some(Value::Array(variants)) = resolved.get(family) {
-            variants.iter().for_each(|variant| mask(root, variant, instance));
+            for variant in variants {
+                mask(root, variant, instance);
+            }
         }
     }
     match instance {
         Value::Object(members) => mask_members(root, resolved, members),
         Value::Array(items) => {
             if let Some(schema) = resolved.get("items") {
-                items.iter_mut().for_each(|item| mask(root, schema, item));
+                for item in items {
+                    mask(root, schema, item);
+                }
             }
         }
         _ => {}

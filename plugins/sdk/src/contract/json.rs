@@ -1,8 +1,8 @@
 //! JSON as strict as a service that strangers write to has to be.
 //!
 //! `serde_json` already refuses invalid UTF-8, lone surrogates, trailing bytes, numbers out of range and nesting deeper
-//! than 128. This adds the one thing it lets pass: a member that appears twice, where two readers may disagree on which
-//! one counts. Up: the body of a delivery. Down: [`super::Command::decode`].
+//! than 128. This adds what it lets pass: a member that appears twice, where two readers may disagree on which one
+//! counts, and the character NUL, which PostgreSQL does not keep. Up: the body of a delivery. Down: [`super::Command::decode`].
 
 use std::fmt;
 
@@ -22,13 +22,21 @@ pub fn parse(body: &[u8]) -> Result<Value, Problem> {
     serde_json::from_slice::<Strict>(body).map(|strict| strict.0).map_err(|error| {
         let what = match error.classify() {
             serde_json::error::Category::Eof => "it ends too early",
-            serde_json::error::Category::Data => "a member appears twice",
+            serde_json::error::Category::Data if error.to_string().starts_with(NUL) => NUL,
+            serde_json::error::Category::Data => DUPLICATE,
             _ if error.to_string().starts_with("recursion limit") => "it is nested deeper than 128",
             _ => "it is not JSON",
         };
         let detail = format!("the body cannot be read: {what} (line {}, column {})", error.line(), error.column());
         Problem::new(ProblemKind::InvalidJson, detail)
     })
+}
+
+const DUPLICATE: &str = "a member appears twice";
+const NUL: &str = "a text holds the character NUL, which no database keeps";
+
+fn text<E: serde::de::Error>(text: String) -> Result<String, E> {
+    if text.contains('\0') { Err(E::custom(NUL)) } else { Ok(text) }
 }
 
 struct Strict(Value);
@@ -66,11 +74,11 @@ impl<'de> Visitor<'de> for StrictVisitor {
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
         Ok(Value::from(value))
     }
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::from(value))
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        self.visit_string(value.to_owned())
     }
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
+    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
+        text(value).map(Value::String)
     }
     fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
@@ -86,8 +94,8 @@ impl<'de> Visitor<'de> for StrictVisitor {
         let mut members = Map::new();
         while let Some(name) = map.next_key::<String>()? {
             let value = map.next_value_seed(StrictVisitor)?;
-            if members.insert(name, value).is_some() {
-                return Err(A::Error::custom("duplicate member"));
+            if members.insert(text(name)?, value).is_some() {
+                return Err(A::Error::custom(DUPLICATE));
             }
         }
         Ok(Value::Object(members))
@@ -117,6 +125,8 @@ mod tests {
             br#"{"a":1} trailing"#,
             br#"{"a":1e400}"#,
             br#""\ud800""#,
+            br#"{"a":"x\u0000"}"#,
+            br#"{"\u0000":1}"#,
             b"\xef\xbb\xbf{}",
             b"\"\xff\"",
             deep.as_bytes(),

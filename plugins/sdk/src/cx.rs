@@ -1,0 +1,190 @@
+//! The context of a handler: everything it may use, and nothing else.
+//!
+//! Config, community, initiator, the plugin's state, time, randomness, HTTP, the idempotency key, and a way to tell
+//! events. No broker and no database: what a handler wants stored it returns, sets or emits. Up: [`Call`]. Down:
+//! [`Effects`].
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha20Rng;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    Call, Effects, Error, Finished, HttpClient, Plugin, PluginEvent, Result,
+    contract::{CommunitySlug, Initiator, PlatformEvent, Timestamp},
+};
+
+/// The context of one call of a handler of plugin `P`.
+pub struct Cx<P: Plugin> {
+    call: Call,
+    config: Arc<P::Config>,
+    declared: Arc<BTreeSet<&'static str>>,
+    so_far: Mutex<SoFar>,
+}
+
+/// What the call has done so far.
+#[derive(Default)]
+struct SoFar {
+    generator: Option<ChaCha20Rng>,
+    effects: Effects,
+    nothing_to_poll: bool,
+}
+
+impl<P: Plugin> Cx<P> {
+    /// Opens the context of a call; `declared` are the events of the plugin's manifest.
+    pub(crate) fn open(call: Call, declared: Arc<BTreeSet<&'static str>>) -> Result<Self> {
+        let config = call.config.typed::<P::Config>()?;
+        Ok(Self { call, config, declared, so_far: Mutex::default() })
+    }
+
+    /// Closes the context. What was set and emitted counts only where the call succeeded: a failed call has done
+    /// nothing, so that trying again cannot do it twice.
+    pub(crate) fn close<T>(self, result: Result<T>) -> Finished<T> {
+        let so_far = self.so_far.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let effects = if result.is_ok() { so_far.effects } else { Effects::default() };
+        Finished { result, effects }
+    }
+
+    /// The instance's config.
+    #[must_use]
+    pub fn config(&self) -> &P::Config {
+        &self.config
+    }
+
+    /// The community on whose behalf this is.
+    #[must_use]
+    pub fn community(&self) -> &CommunitySlug {
+        &self.call.community
+    }
+
+    /// The platform's own id of the community, where the plugin has one.
+    #[must_use]
+    pub fn community_platform_id(&self) -> Option<&str> {
+        self.call.community_platform_id.as_deref().or(self.call.config.platform_id.as_deref())
+    }
+
+    /// The plugin instance.
+    #[must_use]
+    pub fn instance_id(&self) -> Uuid {
+        self.call.instance_id
+    }
+
+    /// Who asked, where the driver said so.
+    #[must_use]
+    pub fn initiator(&self) -> Option<&Initiator> {
+        self.call.initiator.as_ref()
+    }
+
+    /// The same for every attempt at the same command: what a platform that takes idempotency keys is given.
+    #[must_use]
+    pub fn idempotency_key(&self) -> Uuid {
+        self.call.idempotency_key
+    }
+
+    /// Which attempt this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.call.attempt
+    }
+
+    /// The time. Handlers take it from here, so that tests can set it.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.call.environment.clock.now()
+    }
+
+    /// A random number generator of its own: `cx.rng().random_range(1..=6)`. Fit for secrets and for draws by lot.
+    #[must_use]
+    pub fn rng(&self) -> ChaCha20Rng {
+        let mut so_far = self.so_far();
+        let generator = so_far.generator.get_or_insert_with(|| self.call.environment.entropy.generator());
+        ChaCha20Rng::from_rng(generator)
+    }
+
+    /// HTTP with time-outs and without a way into the service's own network.
+    #[must_use]
+    pub fn http(&self) -> &HttpClient {
+        &self.call.environment.http
+    }
+
+    /// What the plugin remembers for this instance, including what this call has set; `None`: nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where what is stored cannot be read as `T`: an older version of the plugin wrote it.
+    pub fn state<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        let so_far = self.so_far();
+        let Some(state) = so_far.effects.state.as_ref().or(self.call.state.as_deref()) else { return Ok(None) };
+        T::deserialize(state).map(Some).map_err(|error| {
+            Error::failed(format!(
+                "the stored state of the plugin cannot be read by this version of it: {}",
+                crate::definition::without_values(&error)
+            ))
+        })
+    }
+
+    /// Remembers something for this instance, in place of what was there. Stored when the call succeeds; where another
+    /// call has changed it meanwhile, this one runs again on the fresh state.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] in a `pure` or `unsafe` action, and where `state` cannot be written as JSON.
+    pub fn set_state<T: Serialize>(&self, state: &T) -> Result<()> {
+        if !self.call.may_keep_state {
+            return Err(Error::failed(
+                "this call may not keep plugin state, for it cannot be run again where two changes meet; \
+                 declare the action as idempotent or keyed, or keep the state elsewhere",
+            ));
+        }
+        let value: Value = serde_json::to_value(state)?;
+        self.so_far().effects.state = Some(value);
+        Ok(())
+    }
+
+    /// Tells drivers that something happened on the platform. Published once the call has succeeded.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where the event was not registered, and where it cannot be written as JSON.
+    pub fn emit<E: PluginEvent>(&self, event: &E) -> Result<()> {
+        if !self.declared.contains(E::TYPE) {
+            let message = "is not registered: add `plugin.event::<…>()` to `register`";
+            return Err(Error::failed(format!("the event '{}' {message}", E::TYPE)));
+        }
+        let event = PlatformEvent {
+            event_type: E::TYPE.to_owned(),
+            data: serde_json::to_value(event)?,
+            initiator: event.initiator(),
+        };
+        self.so_far().effects.events.push(event);
+        Ok(())
+    }
+
+    /// Called by the default of [`crate::Process::poll`] alone.
+    pub(crate) fn note_nothing_to_poll(&self) {
+        self.so_far().nothing_to_poll = true;
+    }
+
+    /// Whether the process that was polled has no `poll` of its own.
+    pub(crate) fn nothing_to_poll(&self) -> bool {
+        self.so_far().nothing_to_poll
+    }
+
+    fn so_far(&self) -> MutexGuard<'_, SoFar> {
+        self.so_far.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<P: Plugin> fmt::Debug for Cx<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cx")
+            .field("plugin", &P::NAME)
+            .field("community", &self.call.community)
+            .field("instance_id", &self.call.instance_id)
+            .finish_non_exhaustive()
+    }
+}

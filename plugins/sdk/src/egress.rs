@@ -1,0 +1,162 @@
+//! Where plugins may connect to: the internet, not the service's own network.
+//!
+//! A community writes the address of its platform into a config, so an address is a stranger's input; see
+//! <https://cheatsheetseries.owasp.org/cheatsheets/Server_Side_Request_Forgery_Prevention_Cheat_Sheet.html>. Checked
+//! twice: literal addresses before a request, because no resolver is asked about those, and every address that a name
+//! resolves to, at the moment of connecting, so that a name cannot change in between. Up: [`crate::HttpClient`]. Down:
+//! the operating system's resolver.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use thiserror::Error;
+
+/// Which addresses may be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Egress {
+    /// Addresses of the public internet.
+    PublicOnly,
+    /// These and the machine's own, for tests against a server in the same process.
+    PublicAndLoopback,
+}
+
+/// The name or address lies where plugins may not go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the address is not on the public internet, and plugins may reach nothing else")]
+pub struct NotPublic;
+
+impl Egress {
+    /// Whether this address may be connected to.
+    #[must_use]
+    pub fn allows(self, address: IpAddr) -> bool {
+        match self {
+            Self::PublicOnly => is_public(address),
+            Self::PublicAndLoopback => is_public(address) || address.to_canonical().is_loopback(),
+        }
+    }
+
+    /// Whether the host of a URL may be connected to, as far as that can be told without resolving it.
+    pub(crate) fn check_literal(self, host: &str) -> Result<(), NotPublic> {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        match bare.parse::<IpAddr>() {
+            Ok(address) if !self.allows(address) => Err(NotPublic),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Resolves names and leaves out the addresses that are not allowed.
+#[derive(Debug)]
+pub(crate) struct FilteringResolver(pub(crate) Egress);
+
+impl Resolve for FilteringResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let egress = self.0;
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let allowed: Vec<SocketAddr> = found.filter(|address| egress.allows(address.ip())).collect();
+            if allowed.is_empty() {
+                return Err(NotPublic.into());
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Whether an address is globally reachable, after the special-purpose registries of IANA (RFC 6890).
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let special = address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_documentation()
+        || a == 0
+        || a >= 240
+        // Shared by carriers (RFC 6598), protocol assignments (RFC 6890), 6to4 relays (RFC 7526), benchmarks (RFC 2544).
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 192 && b == 88 && c == 99)
+        || (a == 198 && (b == 18 || b == 19));
+    !special
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    if let Some(mapped) = address.to_ipv4_mapped() {
+        return is_public_v4(mapped);
+    }
+    let segments = address.segments();
+    // NAT64 (RFC 6052) carries an IPv4 address in its last 32 bits.
+    if segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] {
+        let embedded = (u32::from(segments[6]) << 16) | u32::from(segments[7]);
+        return is_public_v4(Ipv4Addr::from(embedded));
+    }
+    match (segments[0], segments[1]) {
+        // Protocol assignments and Teredo, documentation, 6to4, documentation again.
+        (0x2001, ..0x200 | 0xdb8) | (0x2002, _) | (0x3fff, ..0x1000) => false,
+        // Global unicast is 2000::/3.
+        (first, _) => first & 0xe000 == 0x2000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_the_public_internet_may_be_reached() {
+        for public in ["1.1.1.1", "93.184.215.14", "2606:4700::1111", "64:ff9b::101:101", "::ffff:1.1.1.1"] {
+            assert!(Egress::PublicOnly.allows(public.parse().expect("an address")), "{public}");
+        }
+        for inside in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "192.0.0.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "2001::1",
+            "fec0::1",
+        ] {
+            assert!(!Egress::PublicOnly.allows(inside.parse().expect("an address")), "{inside}");
+        }
+    }
+
+    #[test]
+    fn tests_may_reach_the_machine_itself_and_nothing_else_inside() {
+        let allows = |text: &str| Egress::PublicAndLoopback.allows(text.parse().expect("an address"));
+        assert!(allows("127.0.0.1") && allows("::1"));
+        assert!(!allows("10.0.0.1") && !allows("169.254.169.254"));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_resolves_to_the_inside_is_refused() {
+        let name = "localhost".parse().expect("a name");
+        assert!(FilteringResolver(Egress::PublicOnly).resolve(name).await.is_err());
+    }
+}

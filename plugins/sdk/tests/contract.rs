@@ -1,0 +1,152 @@
+//! The wire contract as drivers rely on it: published schemas, and events of every kind that must still be readable.
+//!
+//! A change of a snapshot here is a change of what goes over the wire. A sample is never edited: a new shape gets a new
+//! sample beside the old one.
+
+use metagov_sdk::{
+    contract::{
+        ActionCompleted, ActionFailed, Command, CommandRejected, Community, Event, InstanceRecord, PlatformEvent,
+        Problem, ProblemKind, ProcessRecord, event::SCHEMA_BASE, schemas,
+    },
+    schema::{Schema, Unknown},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+/// Every kind of event, as it went over the wire when it was first published.
+const SAMPLES: &str = include_str!("samples/events.v1.json");
+
+fn samples() -> Vec<Value> {
+    serde_json::from_str(SAMPLES).expect("the samples are a JSON array")
+}
+
+#[test]
+fn the_published_schemas_are_the_reviewed_ones() {
+    for (name, schema) in schemas::published() {
+        insta::assert_json_snapshot!(name, schema);
+    }
+}
+
+#[test]
+fn the_published_problem_kinds_are_the_reviewed_ones() {
+    let kinds: Vec<_> =
+        ProblemKind::ALL.iter().map(|kind| json!([kind.slug(), kind.status(), kind.title()]).to_string()).collect();
+    insta::assert_snapshot!(kinds.join("\n"));
+}
+
+#[test]
+fn every_published_schema_compiles() {
+    for (name, schema) in schemas::published() {
+        Schema::compile(schema, Unknown::AsDeclared).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+#[test]
+fn there_is_a_sample_of_every_kind_of_event() {
+    let mut found: Vec<_> =
+        samples().iter().map(|sample| sample["type"].as_str().expect("it has a type").to_owned()).collect();
+    found.sort_unstable();
+    let expected = [
+        "action.completed",
+        "action.failed",
+        "action.uncertain",
+        "command.rejected",
+        "community.applied",
+        "community.deleted",
+        "platform.slack.message",
+        "plugin.disabled",
+        "plugin.enabled",
+        "plugin.updated",
+        "process.completed",
+        "process.failed",
+        "process.started",
+        "process.updated",
+    ];
+    assert_eq!(found, expected.map(|kind| format!("org.metagov.{kind}")));
+}
+
+#[test]
+fn every_sample_is_read_and_written_without_loss() {
+    for sample in samples() {
+        let event: Event = serde_json::from_value(sample.clone()).expect("it is an event");
+        let written: Value = serde_json::from_str(&event.to_json()).expect("it is JSON");
+        assert_eq!(written, sample);
+        let data = event.data.clone();
+        let kept = match event.event_type.trim_start_matches("org.metagov.") {
+            "action.completed" => through::<ActionCompleted>(&data),
+            "action.failed" | "action.uncertain" => through::<ActionFailed>(&data),
+            "command.rejected" => through::<CommandRejected>(&data),
+            "community.applied" | "community.deleted" => through::<Community>(&data),
+            kind if kind.starts_with("plugin.") => through::<InstanceRecord>(&data),
+            kind if kind.starts_with("process.") => through::<ProcessRecord>(&data),
+            _ => through::<PlatformEvent>(&data),
+        };
+        assert_eq!(kept, data, "{}", event.event_type);
+    }
+}
+
+fn through<T: Serialize + DeserializeOwned>(data: &Value) -> Value {
+    let typed: T = serde_json::from_value(data.clone()).expect("the data is of its type");
+    serde_json::to_value(typed).expect("it is plain data")
+}
+
+#[test]
+fn every_sample_holds_to_the_published_schemas() {
+    let published = schemas::published();
+    let compiled = |name: &str| {
+        let (_, schema) = published.iter().find(|(known, _)| *known == name).expect("it is published");
+        Schema::compile(schema.clone(), Unknown::AsDeclared).expect("it compiles")
+    };
+    let event = compiled("event");
+    for sample in samples() {
+        assert_eq!(event.violations(&sample, ""), []);
+        let name = sample["dataschema"].as_str().expect("it names the schema of its data");
+        let name = name.strip_prefix(SCHEMA_BASE).and_then(|name| name.strip_suffix(".json")).expect("one of ours");
+        assert_eq!(compiled(name).violations(&sample["data"], "/data"), [], "{name}");
+    }
+}
+
+#[test]
+fn every_command_of_the_contract_is_read_and_written_without_loss() {
+    let id = "018f6f9e-0000-7000-8000-000000000001";
+    let due = "2026-01-01T00:00:00Z";
+    let request = json!({"method": "POST", "path": "/", "query": "", "headers": [["A", "b"]], "body_base64": "e30="});
+    for (key, body) in [
+        ("community.apply", json!({"slug": "acme"})),
+        (
+            "community.apply",
+            json!({"slug": "acme", "readable_name": "Acme", "plugins": [{"name": "randomness", "config": {"default_low": 1}}]}),
+        ),
+        ("community.delete", json!({"slug": "acme"})),
+        ("plugin.randomness.enable", json!({"community": "acme", "config": {}})),
+        ("plugin.randomness.disable", json!({"community": "acme", "community_platform_id": "T1"})),
+        (
+            "action.randomness.random-int",
+            json!({"community": "acme", "parameters": {}, "initiator": {"user_id": "U", "provider": "slack", "x": 1}}),
+        ),
+        (
+            "process.randomness.delayed-stochastic-vote.start",
+            json!({"community": "acme", "parameters": {}, "callback_url": "https://driver.example/", "process_id": id}),
+        ),
+        ("process.randomness.delayed-stochastic-vote.close", json!({"community": "acme", "process_id": id})),
+        ("webhook.slack", json!({"delivery_id": "d", "received_at": due, "request": request})),
+        ("poll.randomness.delayed-stochastic-vote", json!({"community": "acme", "process_id": id, "due_at": due})),
+        ("tick.randomness", json!({"community": "acme", "instance_id": id, "due_at": due})),
+    ] {
+        let command =
+            Command::decode(key, body.to_string().as_bytes()).unwrap_or_else(|refused| panic!("{key}: {refused:?}"));
+        assert_eq!(command.key().to_string(), key);
+        let written: Value = serde_json::from_slice(&command.body()).expect("it is JSON");
+        assert_eq!(written, body, "{key}");
+    }
+}
+
+#[test]
+fn a_problem_of_an_older_service_is_still_read() {
+    let old = json!({
+        "type": "https://metagov.org/problems/timeout", "title": "The handler ran out of time", "status": 504,
+        "detail": "it took longer than 30 s"
+    });
+    let problem: Problem = serde_json::from_value(old.clone()).expect("it is a problem");
+    assert_eq!(serde_json::to_value(problem).expect("it is plain data"), old);
+}

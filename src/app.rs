@@ -1,0 +1,213 @@
+//! Wires everything once, and owns shutdown.
+//!
+//! Each role is a function that runs until it is told to stop and then finishes what it has begun. Up: `src/cli`, which
+//! has read the config. Down: `src/worker` and `src/scheduler`.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use metagov_sdk::{Environment, contract::Name};
+use secrecy::ExposeSecret;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    bus::{self, Bus},
+    config::Config,
+    host::Host,
+    plugins,
+    registry::Registry,
+    scheduler::Scheduler,
+    shutdown::{Drained, Shutdown},
+    store::{self, Store},
+    worker::{Parts, Worker},
+};
+
+/// Everything a role needs, connected.
+pub struct App {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// The broker.
+    pub bus: Bus,
+    /// The database.
+    pub store: Store,
+    /// The plugins of this build.
+    pub registry: Arc<Registry>,
+}
+
+impl App {
+    /// Connects to the broker and the database of the config.
+    ///
+    /// # Errors
+    /// Where a plugin is not well-formed, an address is unusable, or the database does not answer. A broker that is away
+    /// is no error: the bus connects as soon as it can.
+    pub async fn connect(config: Config) -> anyhow::Result<Self> {
+        let registry = Arc::new(plugins::all().context("a plugin is not well-formed")?);
+        let store = connect_store(&config).await?;
+        let settings = bus::Settings {
+            url: config.broker.url.clone(),
+            prefix: config.broker.prefix.clone(),
+            heartbeat: Duration::from_secs(config.broker.heartbeat_seconds.into()),
+            declare: config.broker.declare,
+            delivery_limit: config.broker.delivery_limit,
+        };
+        // Not ended by a signal: what has finished is still to be acknowledged then.
+        let bus = Bus::connect(&settings, CancellationToken::new()).await.context("cannot use broker.url")?;
+        Ok(Self { config: Arc::new(config), bus, store, registry })
+    }
+
+    /// The plugins that this worker serves.
+    fn served(&self) -> anyhow::Result<Vec<Name>> {
+        if self.config.worker.plugins.is_empty() {
+            return Ok(self.registry.names().cloned().collect());
+        }
+        let named = self.config.worker.plugins.iter();
+        named
+            .map(|name| {
+                let name = Name::new(name).with_context(|| format!("worker.plugins names '{name}'"))?;
+                self.registry.find(&name).map_err(|problem| anyhow::anyhow!("worker.plugins: {}", problem.detail))?;
+                Ok(name)
+            })
+            .collect()
+    }
+
+    async fn refuse_old_schema(&self) -> anyhow::Result<()> {
+        let pending = self.store.pending_migrations().await.context("cannot read the schema's version")?;
+        if !pending.is_empty() {
+            bail!("the database misses {} migration(s); run `metagov migrate` first", pending.len());
+        }
+        Ok(())
+    }
+
+    /// What every role needs before it starts: the schema, the topology.
+    async fn prepare(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        self.refuse_old_schema().await?;
+        if self.config.broker.declare {
+            let plugins: Vec<_> = self.registry.names().cloned().collect();
+            // A broker that is away is waited for, but not against the will of whoever stops us.
+            tokio::select! {
+                () = shutdown.soft().cancelled_owned() => {}
+                applied = self.bus.apply_topology(&plugins) => applied.context("cannot declare exchanges and queues")?,
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn_worker(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let parts = Parts {
+            registry: Arc::clone(&self.registry),
+            host: Host::new(Environment::system()),
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+        };
+        let prefix = &self.config.broker.prefix;
+        let worker = Worker::new(parts, &self.config.worker, prefix, &self.served()?, shutdown.hard());
+        let stop = shutdown.soft();
+        shutdown.supervise("worker", async move {
+            worker.run(stop).await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn spawn_scheduler(&self, shutdown: &Shutdown) {
+        let scheduler = Scheduler::new(self.store.clone(), self.bus.clone(), self.config.scheduler.batch);
+        shutdown.supervise("scheduler", scheduler.run(shutdown.soft()));
+    }
+
+    /// Waits for the end, gives what runs its time, and closes the connections.
+    async fn finish(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let budget = self.config.worker.drain();
+        if let Drained::Partly(left) = shutdown.drained(budget).await {
+            warn!(left, "not everything finished within {budget:?}; the rest is delivered again");
+        }
+        self.bus.close().await;
+        if shutdown.has_failed() {
+            bail!("a role ended although nobody asked it to; the log says why");
+        }
+        info!("stopped");
+        Ok(())
+    }
+}
+
+/// Opens the database of the config.
+///
+/// # Errors
+/// Where the address is unusable or the database does not answer.
+pub async fn connect_store(config: &Config) -> anyhow::Result<Store> {
+    let settings = store::Settings {
+        url: config.database.url.expose_secret().to_owned(),
+        max_connections: config.database.max_connections,
+    };
+    Store::connect(&settings).await.context("cannot open the database")
+}
+
+/// Runs a worker until it is told to stop, then finishes what it has begun.
+///
+/// # Errors
+/// Where it cannot start, or ends although nobody asked it to.
+pub async fn run_worker(app: App, shutdown: Shutdown) -> anyhow::Result<()> {
+    app.prepare(&shutdown).await?;
+    app.spawn_worker(&shutdown)?;
+    app.finish(&shutdown).await
+}
+
+/// Runs a scheduler until it is told to stop.
+///
+/// # Errors
+/// Where it cannot start, or ends although nobody asked it to.
+pub async fn run_scheduler(app: App, shutdown: Shutdown) -> anyhow::Result<()> {
+    app.prepare(&shutdown).await?;
+    app.spawn_scheduler(&shutdown);
+    app.finish(&shutdown).await
+}
+
+/// What `metagov dev` tells whoever started it.
+pub struct DevReady {
+    /// Where the other commands find it.
+    pub address: std::net::SocketAddr,
+    /// The file that tells them.
+    pub file: PathBuf,
+}
+
+/// Runs all roles in one process until it is told to stop; `ready` is called once everything listens.
+///
+/// # Errors
+/// Where it cannot start, or a role ends although nobody asked it to.
+pub async fn run_dev(app: App, shutdown: Shutdown, ready: impl FnOnce(&DevReady)) -> anyhow::Result<()> {
+    app.store.migrate().await.context("cannot migrate the database")?;
+    app.prepare(&shutdown).await?;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
+    let address = listener.local_addr()?;
+    let token = Uuid::new_v4().simple().to_string();
+    let file = app.config.data_dir.join("dev.json");
+    let note = serde_json::json!({ "address": address, "token": token, "pid": std::process::id() });
+    write_private(&file, &note.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+    let lent = app.bus.clone();
+    let serving = tokio::spawn(async move { lent.serve(listener, token.into()).await });
+    app.spawn_scheduler(&shutdown);
+    app.spawn_worker(&shutdown)?;
+    ready(&DevReady { address, file: file.clone() });
+    let finished = app.finish(&shutdown).await;
+    serving.abort();
+    // Whoever comes now must not look for a service that has ended.
+    let _ = std::fs::remove_file(&file);
+    finished
+}
+
+/// Writes a file that nobody else may read: it holds the token of the loopback socket.
+fn write_private(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    use std::{
+        fs::{OpenOptions, create_dir_all, remove_file},
+        io::Write,
+        os::unix::fs::OpenOptionsExt,
+    };
+    if let Some(parent) = path.parent() {
+        create_dir_all(parent)?;
+    }
+    // A file left by a crash may have other permissions; a new one has ours.
+    let _ = remove_file(path);
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+}

@@ -1,0 +1,180 @@
+//! A consumer: one queue, one channel with its own prefetch, rebuilt for ever.
+//!
+//! Whatever ends the stream of deliveries (a lost connection, a deleted queue, a channel that the broker closed for a
+//! late acknowledgement) ends this channel and begins a new one; other consumers notice nothing. Bodies are not read
+//! here. Up: [`super::session`]. Down: [`crate::bus::Deliveries`], and [`super::acknowledger`] on the way back.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use lapin::{
+    Channel, Consumer as Stream,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Declaring, acknowledger,
+    declare::{Refused, name},
+    outage::Outage,
+    session::{Link, Session},
+    wire,
+};
+use crate::bus::{Delivery, Queue, Receipt};
+
+/// For the broker's answer that it delivers no more.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many consumers were asked for, and how many are at their queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Census {
+    pub(super) wanted: usize,
+    pub(super) consuming: usize,
+}
+
+/// Everything that a consumer needs.
+pub(super) struct Consumer {
+    pub(super) session: Session,
+    pub(super) queue: Queue,
+    pub(super) prefetch: u16,
+    pub(super) declaring: Arc<Declaring>,
+    pub(super) outgoing: mpsc::Sender<Delivery>,
+    pub(super) census: Arc<watch::Sender<Census>>,
+    pub(super) tasks: TaskTracker,
+    /// Deliver no more.
+    pub(super) stopped: CancellationToken,
+    /// Send what is acknowledged by now, then nothing.
+    pub(super) closed: CancellationToken,
+}
+
+/// Why a consumer has to be rebuilt.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("no such queue; `metagov topology apply` declares it")]
+    NoQueue(#[source] lapin::Error),
+    #[error("cannot consume")]
+    Consume(#[source] lapin::Error),
+    #[error("the channel broke")]
+    Channel(#[source] lapin::Error),
+    #[error("the broker cancelled the consumer; was its queue deleted?")]
+    Cancelled,
+    #[error("the connection is lost")]
+    Link,
+}
+
+impl Consumer {
+    /// Runs until the bus stops consuming or the deliveries are dropped.
+    pub(super) async fn run(self) {
+        self.census.send_modify(|census| census.wanted += 1);
+        let mut outage = Outage::of(format!("the consumer of {}", self.declaring.names.queue(&self.queue)));
+        loop {
+            let link = tokio::select! {
+                biased;
+                () = self.ended() => break,
+                link = self.session.link() => link,
+            };
+            let Some(link) = link else { break };
+            let Err(lost) = self.consume(&link, &mut outage).await else { break };
+            tokio::select! {
+                biased;
+                () = self.ended() => break,
+                () = outage.failed(&lost) => {}
+            }
+        }
+        self.census.send_modify(|census| census.wanted -= 1);
+    }
+
+    async fn ended(&self) {
+        tokio::select! {
+            () = self.stopped.cancelled() => {}
+            () = self.outgoing.closed() => {}
+        }
+    }
+
+    async fn consume(&self, link: &Link, outage: &mut Outage) -> Result<(), Lost> {
+        let (channel, mut stream) = tokio::select! {
+            biased;
+            () = self.ended() => return Ok(()),
+            () = link.broken() => return Err(Lost::Link),
+            opened = self.open(link) => opened?,
+        };
+        outage.over();
+        let _consuming = Consuming::count(&self.census);
+
+        // The acknowledger lives on for the receipts in hand when this function has long returned.
+        let (settlements, settled) = mpsc::unbounded_channel();
+        self.tasks.spawn(acknowledger::run(link.clone(), channel.clone(), settled, self.closed.clone()));
+
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = self.ended() => break,
+                () = link.broken() => return Err(Lost::Link),
+                delivery = stream.next() => delivery.ok_or(Lost::Cancelled)?.map_err(Lost::Channel)?,
+            };
+            let delivery = receive(delivery, &settlements);
+            tokio::select! {
+                biased;
+                // Full only of what a lost connection has left there, until the worker comes to throw it away.
+                sent = self.outgoing.send(delivery) => if let Err(mpsc::error::SendError(delivery)) = sent {
+                    delivery.receipt.give_back();
+                },
+                () = self.stopped.cancelled() => {}
+                () = link.broken() => return Err(Lost::Link),
+            }
+        }
+        let cancelled = channel.basic_cancel(stream.tag(), BasicCancelOptions::default());
+        if let Ok(Ok(())) = timeout(CANCEL_TIMEOUT, cancelled).await {
+            while let Some(Ok(delivery)) = stream.next().await {
+                receive(delivery, &settlements).receipt.give_back();
+            }
+        }
+        Ok(())
+    }
+
+    async fn open(&self, link: &Link) -> Result<(Channel, Stream), Lost> {
+        let channel = link.create_channel().await.map_err(Lost::Consume)?;
+        self.declaring.queue(&channel, &self.queue).await?;
+        let queue = name(&self.declaring.names.queue(&self.queue));
+        let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.clone(), look, FieldTable::default()).await.map_err(Lost::NoQueue)?;
+        channel.basic_qos(self.prefetch, BasicQosOptions::default()).await.map_err(Lost::Consume)?;
+        let stream = channel
+            .basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .await
+            .map_err(Lost::Consume)?;
+        Ok((channel, stream))
+    }
+}
+
+fn receive(mut delivery: lapin::message::Delivery, settlements: &mpsc::UnboundedSender<super::Settlement>) -> Delivery {
+    Delivery {
+        message: wire::message(&mut delivery),
+        redelivered: delivery.redelivered,
+        delivery_count: wire::delivery_count(&delivery.properties),
+        receipt: Receipt::new(delivery.delivery_tag, settlements.clone()),
+    }
+}
+
+/// Counts a consumer while it is at its queue.
+struct Consuming(Arc<watch::Sender<Census>>);
+
+impl Consuming {
+    fn count(census: &Arc<watch::Sender<Census>>) -> Self {
+        census.send_modify(|census| census.consuming += 1);
+        Self(Arc::clone(census))
+    }
+}
+
+impl Drop for Consuming {
+    fn drop(&mut self) {
+        self.0.send_modify(|census| census.consuming -= 1);
+    }
+}

@@ -1,0 +1,265 @@
+//! The bus on RabbitMQ: two supervised connections, and what lives on them. The only place that knows lapin.
+//!
+//! [`session`] keeps a connection up; [`consumer`] with its [`acknowledger`], [`publisher`] and [`subscription`] rebuild
+//! themselves on it; [`declare`] puts the topology there; [`wire`] translates messages. Nothing is remembered here: what
+//! is not confirmed or acknowledged when a connection dies is published or delivered again. Up: the broker. Down:
+//! [`super::Bus`].
+
+mod acknowledger;
+mod consumer;
+mod dead_letters;
+mod declare;
+mod outage;
+mod publisher;
+mod session;
+mod subscription;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use lapin::{Channel, uri::AMQPUri};
+use metagov_sdk::contract::Name;
+use secrecy::ExposeSecret;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    BrokerError, BusError, DeadLetter, DeadVerdict, Deliveries, Outgoing, Published, Queue, Settings, Subscription,
+    Topology, delivery::Settlement, topology::Names,
+};
+use consumer::{Census, Consumer};
+use declare::Refused;
+use publisher::Publisher;
+use session::Session;
+use subscription::Subscriber;
+
+/// Directives for the log filter. lapin logs the whole of each returned message, body and all, as a warning, and as
+/// errors what the sessions report themselves, in their words and once.
+pub const LOG_DIRECTIVES: &str = "lapin=off";
+
+/// For acknowledgements that are under way when the bus closes.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// TCP and TLS only; the session has a longer time-out for all of it.
+const CONNECTION_TIMEOUT_MS: u64 = 5000;
+
+/// The bus on RabbitMQ.
+#[derive(Debug)]
+pub struct RabbitMq {
+    consuming: Session,
+    publishing: Session,
+    publisher: Publisher,
+    declaring: Arc<Declaring>,
+    census: Arc<watch::Sender<Census>>,
+    /// Consumers, acknowledgers, subscriptions: those that may have something to say before the connections close.
+    tasks: TaskTracker,
+    sessions: TaskTracker,
+    stopped: CancellationToken,
+    closed: CancellationToken,
+    /// The connections may go.
+    gone: CancellationToken,
+}
+
+/// Whether, and what, sessions declare before they use it.
+#[derive(Debug)]
+struct Declaring {
+    names: Names,
+    prefix: String,
+    delivery_limit: u32,
+    wanted: bool,
+}
+
+impl Declaring {
+    /// What everybody shares.
+    async fn shared(&self, channel: &Channel) -> Result<(), Refused> {
+        self.declare(channel, &[]).await
+    }
+
+    /// What this queue needs.
+    async fn queue(&self, channel: &Channel, queue: &Queue) -> Result<(), Refused> {
+        match queue {
+            Queue::Plugin(plugin) | Queue::Poll(plugin) => self.declare(channel, std::slice::from_ref(plugin)).await,
+            Queue::Core | Queue::Unrouted => self.shared(channel).await,
+        }
+    }
+
+    async fn declare(&self, channel: &Channel, plugins: &[Name]) -> Result<(), Refused> {
+        if self.wanted { declare::declare(channel, &self.topology(plugins)).await } else { Ok(()) }
+    }
+
+    fn topology(&self, plugins: &[Name]) -> Topology {
+        Topology::new(&self.prefix, plugins, self.delivery_limit)
+    }
+}
+
+impl RabbitMq {
+    pub(super) fn start(settings: &Settings, shutdown: CancellationToken) -> Result<Arc<Self>, BusError> {
+        let uri = address(settings)?;
+        let declaring = Arc::new(Declaring {
+            names: Names::new(&settings.prefix),
+            prefix: settings.prefix.clone(),
+            delivery_limit: settings.delivery_limit,
+            wanted: settings.declare,
+        });
+        let (stopped, closed, gone) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (tasks, sessions) = (TaskTracker::new(), TaskTracker::new());
+
+        let (consuming, life) = Session::new(uri.clone(), "consuming", gone.clone());
+        sessions.spawn(life);
+        let (publishing, life) = Session::new(uri, "publishing", gone.clone());
+        sessions.spawn(life);
+        let (publisher, life) =
+            Publisher::new(publishing.clone(), declaring.names.clone(), Arc::clone(&declaring), closed.clone());
+        tasks.spawn(life);
+
+        let bus = Arc::new(Self {
+            consuming,
+            publishing,
+            publisher,
+            declaring,
+            census: Arc::default(),
+            tasks,
+            sessions,
+            stopped,
+            closed,
+            gone,
+        });
+        let watched = Arc::downgrade(&bus);
+        tokio::spawn(async move {
+            shutdown.cancelled().await;
+            if let Some(bus) = watched.upgrade() {
+                bus.close().await;
+            }
+        });
+        Ok(bus)
+    }
+
+    pub(super) async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<Published>, BusError> {
+        self.publisher.publish(messages).await
+    }
+
+    pub(super) fn consume(&self, queue: Queue, prefetch: u16) -> Deliveries {
+        let (outgoing, incoming) = mpsc::channel(usize::from(prefetch));
+        let consumer = Consumer {
+            session: self.consuming.clone(),
+            queue,
+            prefetch,
+            declaring: Arc::clone(&self.declaring),
+            outgoing,
+            census: Arc::clone(&self.census),
+            tasks: self.tasks.clone(),
+            stopped: self.stopped.clone(),
+            closed: self.closed.clone(),
+        };
+        self.tasks.spawn(consumer.run());
+        Deliveries::new(incoming, self.stopped.clone())
+    }
+
+    pub(super) async fn subscribe(&self, patterns: &[String]) -> Result<Subscription, BusError> {
+        let subscriber = Subscriber {
+            session: self.consuming.clone(),
+            declaring: Arc::clone(&self.declaring),
+            patterns: patterns.to_vec(),
+            closed: self.closed.clone(),
+        };
+        let (subscription, life) = subscriber.start().await?;
+        self.tasks.spawn(life);
+        Ok(subscription)
+    }
+
+    pub(super) async fn apply_topology(&self, plugins: &[Name]) -> Result<(), BusError> {
+        let topology = self.declaring.topology(plugins);
+        self.until_closed(async {
+            loop {
+                let link = self.consuming.link().await.ok_or(BusError::Closed)?;
+                let applied = match link.create_channel().await {
+                    Ok(channel) => declare::declare(&channel, &topology).await,
+                    Err(error) => Err(Refused { entity: topology.exchanges[0].name.clone(), error }),
+                };
+                match applied {
+                    Ok(()) => return Ok(()),
+                    Err(Refused { entity, error }) if error.is_amqp_error() => {
+                        return Err(BusError::Declare { entity, source: BrokerError::new(error) });
+                    }
+                    // The link broke on the way: on the next one, then.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn dead_letters(
+        &self,
+        decide: &mut (dyn FnMut(&DeadLetter) -> DeadVerdict + Send),
+    ) -> Result<Vec<DeadLetter>, BusError> {
+        self.until_closed(async {
+            let link = self.consuming.link().await.ok_or(BusError::Closed)?;
+            dead_letters::settle(&link, &self.declaring.names, &self.publisher, decide).await
+        })
+        .await
+    }
+
+    async fn until_closed<T>(&self, work: impl Future<Output = Result<T, BusError>>) -> Result<T, BusError> {
+        tokio::select! {
+            result = work => result,
+            () = self.closed.cancelled() => Err(BusError::Closed),
+        }
+    }
+
+    pub(super) fn stop_consuming(&self) {
+        self.stopped.cancel();
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.consuming.is_connected() && self.publishing.is_connected()
+    }
+
+    pub(super) async fn wait_until_consuming(&self) {
+        let mut census = self.census.subscribe();
+        tokio::select! {
+            _ = census.wait_for(|census| census.consuming == census.wanted) => {}
+            () = self.closed.cancelled() => {}
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.stopped.cancel();
+        self.closed.cancel();
+        self.tasks.close();
+        if timeout(DRAIN_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("the broker took too long to take the last acknowledgements; it will deliver again");
+        }
+        self.gone.cancel();
+        self.sessions.close();
+        self.sessions.wait().await;
+    }
+
+    pub(super) async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+}
+
+impl Drop for RabbitMq {
+    /// The last handle is gone: nothing can be asked of the sessions any more.
+    fn drop(&mut self) {
+        self.stopped.cancel();
+        self.closed.cancel();
+        self.gone.cancel();
+    }
+}
+
+/// The broker's address, with heartbeat and time-out where it has none of its own.
+fn address(settings: &Settings) -> Result<AMQPUri, BusError> {
+    let url = settings.url.expose_secret();
+    let mut uri: AMQPUri = url.parse().map_err(|reason: String| BusError::Url {
+        // One of the parser's messages repeats what it was given, password included.
+        reason: if reason.contains(url) { "it is no URL".to_owned() } else { reason },
+    })?;
+    let heartbeat = u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX).max(1);
+    uri.query.heartbeat.get_or_insert(heartbeat);
+    uri.query.connection_timeout.get_or_insert(CONNECTION_TIMEOUT_MS);
+    Ok(uri)
+}

@@ -1,0 +1,272 @@
+//! Publishes: mandatory, persistent, confirmed, and again until confirmed.
+//!
+//! One task owns the one channel and takes what has gathered as a batch: it writes all of it, waits for all confirms,
+//! then answers. So the order of calls is the order on the wire, many small calls share their round trips, and what is
+//! unconfirmed is bounded. And only so can an unroutable message be told from its neighbours: the broker sends it back
+//! before its confirm, but lapin attaches it to whichever confirm comes next, which need not be its own; after the whole
+//! batch is confirmed all returned messages are at hand and are matched by what they say. Up: [`crate::bus::Bus`].
+//! Down: the broker.
+
+use std::{sync::Arc, task::Poll, time::Duration};
+
+use futures::poll;
+use lapin::{
+    BasicProperties, Channel,
+    message::BasicReturnMessage,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Declaring,
+    outage::Outage,
+    session::{Link, Session},
+    wire,
+};
+use crate::bus::{BusError, Outgoing, Published, topology::Names};
+
+/// The most messages that are unconfirmed at a time.
+const BATCH: usize = 1000;
+/// Calls that wait for the batch before them; further callers wait at the door.
+const WAITING_CALLS: usize = 1024;
+/// A confirm that takes longer will not come: the connection is given up and the message published again.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The callers' end.
+#[derive(Debug, Clone)]
+pub(super) struct Publisher {
+    calls: mpsc::Sender<Call>,
+}
+
+#[derive(Debug)]
+struct Call {
+    messages: Vec<Outgoing>,
+    answer: oneshot::Sender<Vec<Published>>,
+}
+
+impl Publisher {
+    /// The returned future is the publisher's life: spawn it; it ends after `closed`.
+    pub(super) fn new(
+        session: Session,
+        names: Names,
+        declaring: Arc<Declaring>,
+        closed: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (calls, called) = mpsc::channel(WAITING_CALLS);
+        let work = Work { session, names, declaring, channel: None, outage: Outage::of("the publishing channel") };
+        let life = async move {
+            tokio::select! {
+                () = closed.cancelled() => {}
+                () = work.run(called) => {}
+            }
+        };
+        (Self { calls }, life)
+    }
+
+    /// See [`crate::bus::Bus::publish`]. A call that is dropped is still carried out.
+    pub(super) async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<Published>, BusError> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.calls.send(Call { messages, answer }).await.map_err(|_| BusError::Closed)?;
+        answered.await.map_err(|_| BusError::Closed)
+    }
+}
+
+struct Work {
+    session: Session,
+    names: Names,
+    declaring: Arc<Declaring>,
+    channel: Option<(Link, Channel)>,
+    outage: Outage,
+}
+
+/// Why the fate of a batch is unknown.
+#[derive(Debug, thiserror::Error)]
+enum Unknown {
+    #[error("cannot open a channel that confirms")]
+    Open(#[source] lapin::Error),
+    #[error(transparent)]
+    Refused(#[from] super::declare::Refused),
+    #[error("cannot publish")]
+    Publish(#[from] lapin::Error),
+    #[error("the broker could not take {nacks} messages")]
+    Nack { nacks: usize },
+    #[error("no confirm within {} s", CONFIRM_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+impl Work {
+    async fn run(mut self, mut called: mpsc::Receiver<Call>) {
+        while let Some(first) = called.recv().await {
+            let mut calls = vec![first];
+            let mut gathered = calls[0].messages.len();
+            while gathered < BATCH
+                && let Ok(call) = called.try_recv()
+            {
+                gathered += call.messages.len();
+                calls.push(call);
+            }
+            let messages: Vec<&Outgoing> = calls.iter().flat_map(|call| &call.messages).collect();
+            let mut fates = Vec::with_capacity(messages.len());
+            for batch in messages.chunks(BATCH) {
+                let Some(batch) = self.publish(batch).await else { return };
+                fates.extend(batch);
+            }
+            let mut fates = fates.into_iter();
+            for call in calls {
+                let answer = fates.by_ref().take(call.messages.len()).collect();
+                // The caller may have left; its messages are out all the same.
+                let _ = call.answer.send(answer);
+            }
+        }
+    }
+
+    /// Publishes until the fate of every message is known. `None` once the session is closed.
+    async fn publish(&mut self, messages: &[&Outgoing]) -> Option<Vec<Published>> {
+        let mut fates: Vec<Option<Published>> = vec![None; messages.len()];
+        while fates.contains(&None) {
+            let link = match &self.channel {
+                Some((link, _)) => link.clone(),
+                None => self.session.link().await?,
+            };
+            match self.attempt(&link, messages, &mut fates).await {
+                Ok(()) => self.outage.over(),
+                Err(unknown) => {
+                    match unknown {
+                        Unknown::Nack { .. } => {}
+                        Unknown::Timeout => {
+                            self.channel = None;
+                            link.give_up();
+                        }
+                        Unknown::Open(_) | Unknown::Refused(_) | Unknown::Publish(_) => self.channel = None,
+                    }
+                    self.outage.failed(&unknown).await;
+                }
+            }
+        }
+        fates.into_iter().collect()
+    }
+
+    async fn open(&mut self, link: &Link) -> Result<Channel, Unknown> {
+        if let Some((_, channel)) = self.channel.as_ref().filter(|(_, channel)| channel.status().connected()) {
+            return Ok(channel.clone());
+        }
+        let channel = link.create_channel().await.map_err(Unknown::Open)?;
+        self.declaring.shared(&channel).await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(Unknown::Open)?;
+        self.channel = Some((link.clone(), channel.clone()));
+        Ok(channel)
+    }
+
+    /// Publishes every message whose fate is open, once. On an error but a nack none of them is known.
+    async fn attempt(
+        &mut self,
+        link: &Link,
+        messages: &[&Outgoing],
+        fates: &mut [Option<Published>],
+    ) -> Result<(), Unknown> {
+        let channel = self.open(link).await?;
+        let mut writes = Vec::with_capacity(messages.len());
+        for (index, outgoing) in messages.iter().enumerate() {
+            if fates[index].is_some() {
+                continue;
+            }
+            let Some(envelope) = wire::envelope(&self.names, outgoing) else {
+                tracing::debug!("a message that AMQP has no way for is not published");
+                fates[index] = Some(Published::Unrouted);
+                continue;
+            };
+            let sent = Sent::of(index, &envelope);
+            let mut write = Box::pin(channel.basic_publish(
+                envelope.exchange,
+                envelope.routing_key,
+                BasicPublishOptions { mandatory: true, immediate: false },
+                envelope.body,
+                envelope.properties,
+            ));
+            // lapin queues the frames when it is polled first: this keeps the order, and its thread is woken for many.
+            let begun = poll!(&mut write);
+            writes.push((sent, begun, write));
+        }
+
+        let mut confirms = Vec::with_capacity(writes.len());
+        for (sent, begun, write) in writes {
+            let confirm = match begun {
+                Poll::Ready(confirm) => confirm?,
+                Poll::Pending => in_time(link, write).await??,
+            };
+            confirms.push((sent, confirm));
+        }
+
+        let (mut confirmed, mut returned, mut nacks) = (Vec::with_capacity(confirms.len()), Vec::new(), 0);
+        for (sent, confirm) in confirms {
+            let confirmation = in_time(link, confirm).await??;
+            if confirmation.is_ack() {
+                confirmed.push(sent);
+            } else {
+                nacks += 1;
+            }
+            returned.extend(confirmation.take_message());
+        }
+        settle(fates, confirmed, returned);
+        if nacks == 0 { Ok(()) } else { Err(Unknown::Nack { nacks }) }
+    }
+}
+
+/// What a published message is recognised by when it is returned.
+#[derive(Debug)]
+struct Sent {
+    index: usize,
+    exchange: String,
+    routing_key: String,
+    message_id: Option<String>,
+}
+
+impl Sent {
+    fn of(index: usize, envelope: &wire::Envelope<'_>) -> Self {
+        Self {
+            index,
+            exchange: envelope.exchange.to_string(),
+            routing_key: envelope.routing_key.to_string(),
+            message_id: message_id(&envelope.properties),
+        }
+    }
+
+    fn is(&self, returned: &BasicReturnMessage) -> bool {
+        self.exchange == returned.exchange.as_str()
+            && self.routing_key == returned.routing_key.as_str()
+            && self.message_id == message_id(&returned.properties)
+    }
+}
+
+fn message_id(properties: &BasicProperties) -> Option<String> {
+    properties.message_id().as_ref().map(ToString::to_string)
+}
+
+/// Each returned message marks one of those that it may be; between equal ones the choice makes no difference.
+fn settle(fates: &mut [Option<Published>], mut confirmed: Vec<Sent>, returned: Vec<BasicReturnMessage>) {
+    for message in returned {
+        if let Some(place) = confirmed.iter().position(|sent| sent.is(&message)) {
+            fates[confirmed.swap_remove(place).index] = Some(Published::Unrouted);
+        }
+    }
+    for sent in confirmed {
+        fates[sent.index] = Some(Published::Routed);
+    }
+}
+
+/// Waits for the broker, but not for ever. The time in which it has told us to wait does not count: publishing again
+/// would only add to what it is short of.
+async fn in_time<T>(link: &Link, answer: impl Future<Output = T> + Unpin) -> Result<T, Unknown> {
+    let mut answer = answer;
+    loop {
+        match tokio::time::timeout(CONFIRM_TIMEOUT, &mut answer).await {
+            Ok(answer) => return Ok(answer),
+            Err(_) if link.status().blocked() => {}
+            Err(_) => return Err(Unknown::Timeout),
+        }
+    }
+}

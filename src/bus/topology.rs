@@ -1,0 +1,349 @@
+//! Every exchange, queue, binding and argument, with its reason: pure data, one place.
+//!
+//! `metagov topology show` prints it, `topology apply` and each session declare it on RabbitMQ, and the in-process bus
+//! routes by it. Nothing here talks to a broker. Up: section 1 of the wire contract. Down: [`super::rabbitmq`] and
+//! [`super::in_process`].
+
+use metagov_sdk::contract::Name;
+use serde::Serialize;
+
+use super::DelayStep;
+
+/// What stands on the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Topology {
+    /// Exchanges, all durable.
+    pub exchanges: Vec<ExchangeDeclaration>,
+    /// Queues, all durable.
+    pub queues: Vec<QueueDeclaration>,
+    /// Which queue gets what.
+    pub bindings: Vec<Binding>,
+}
+
+/// One exchange.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExchangeDeclaration {
+    /// Its name.
+    pub name: String,
+    /// How it routes.
+    pub kind: ExchangeKind,
+    /// Its arguments.
+    pub arguments: Vec<Argument>,
+    /// What it is for.
+    pub reason: &'static str,
+}
+
+/// How an exchange routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExchangeKind {
+    /// By patterns of words: `*` is one word, `#` any number of them.
+    Topic,
+    /// To every bound queue.
+    Fanout,
+}
+
+/// One queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueueDeclaration {
+    /// Its name.
+    pub name: String,
+    /// Its arguments.
+    pub arguments: Vec<Argument>,
+    /// What it is for.
+    pub reason: &'static str,
+}
+
+impl QueueDeclaration {
+    /// The text value of an argument.
+    pub(super) fn text(&self, argument: &str) -> Option<&str> {
+        self.arguments.iter().find(|known| known.name == argument).and_then(|found| match &found.value {
+            ArgumentValue::Text(text) => Some(text.as_str()),
+            ArgumentValue::Number(_) => None,
+        })
+    }
+
+    /// The number value of an argument.
+    pub(super) fn number(&self, argument: &str) -> Option<u32> {
+        self.arguments.iter().find(|known| known.name == argument).and_then(|found| match found.value {
+            ArgumentValue::Number(number) => Some(number),
+            ArgumentValue::Text(_) => None,
+        })
+    }
+}
+
+/// One argument of a declaration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Argument {
+    /// RabbitMQ's name for it.
+    pub name: &'static str,
+    /// Its value.
+    pub value: ArgumentValue,
+    /// Why it is set so.
+    pub reason: &'static str,
+}
+
+/// The value of an argument.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum ArgumentValue {
+    /// A word or a name.
+    Text(String),
+    /// A count or milliseconds.
+    Number(u32),
+}
+
+/// A queue wants what an exchange gets under a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Binding {
+    /// From.
+    pub exchange: String,
+    /// To.
+    pub queue: String,
+    /// The routing keys; empty where the exchange does not look at them.
+    pub pattern: String,
+}
+
+/// The queues that are consumed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// What people wait for: actions, processes and webhooks of one plugin.
+    Plugin(Name),
+    /// The background work of one plugin: polls and ticks.
+    Poll(Name),
+    /// Communities, and which plugins are enabled in them.
+    Core,
+    /// Commands that nobody wants, to be answered with `command.rejected`.
+    Unrouted,
+}
+
+/// The names that a prefix gives to everything; tests use one prefix each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// The names under this prefix.
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// The exchange of commands.
+    #[must_use]
+    pub fn commands(&self) -> String {
+        format!("{}.commands", self.prefix)
+    }
+
+    /// The exchange of events.
+    #[must_use]
+    pub fn events(&self) -> String {
+        format!("{}.events", self.prefix)
+    }
+
+    /// Exchange and queue of commands that nobody wants.
+    #[must_use]
+    pub fn unrouted(&self) -> String {
+        format!("{}.unrouted", self.prefix)
+    }
+
+    /// Exchange and queue of dead letters.
+    #[must_use]
+    pub fn dead(&self) -> String {
+        format!("{}.dead", self.prefix)
+    }
+
+    /// Exchange and queue of a delay step.
+    #[must_use]
+    pub fn delay(&self, step: DelayStep) -> String {
+        format!("{}.delay.{}", self.prefix, step.name())
+    }
+
+    /// A consumed queue.
+    #[must_use]
+    pub fn queue(&self, queue: &Queue) -> String {
+        match queue {
+            Queue::Plugin(plugin) => format!("{}.plugin.{plugin}", self.prefix),
+            Queue::Poll(plugin) => format!("{}.poll.{plugin}", self.prefix),
+            Queue::Core => format!("{}.core", self.prefix),
+            Queue::Unrouted => self.unrouted(),
+        }
+    }
+
+    /// The queue of a subscription. Not one of the server's `amq.gen-` names, for replies are not sent to those.
+    pub(super) fn subscription(&self) -> String {
+        format!("{}.subscription.{}", self.prefix, uuid::Uuid::new_v4())
+    }
+}
+
+impl Topology {
+    /// What stands under this prefix for these plugins. Without plugins: what all of them share.
+    #[must_use]
+    pub fn new(prefix: &str, plugins: &[Name], delivery_limit: u32) -> Self {
+        let names = Names::new(prefix);
+        let mut topology = Self { exchanges: exchanges(&names), queues: Vec::new(), bindings: Vec::new() };
+        let consumed = |queue: &Queue, reason| QueueDeclaration {
+            name: names.queue(queue),
+            arguments: consumed_arguments(&names, delivery_limit),
+            reason,
+        };
+
+        topology.add(
+            consumed(&Queue::Unrouted, "commands that no other queue wants: they are answered, not lost"),
+            names.unrouted(),
+            &[String::new()],
+        );
+        topology.add(
+            consumed(&Queue::Core, "communities and their plugins"),
+            names.commands(),
+            &["community.*".to_owned(), "plugin.*.*".to_owned()],
+        );
+        for plugin in plugins {
+            topology.add(
+                consumed(
+                    &Queue::Plugin(plugin.clone()),
+                    "what people wait for; one queue each, so that one slow platform does not hold up another",
+                ),
+                names.commands(),
+                &[format!("action.{plugin}.*"), format!("process.{plugin}.*.*"), format!("webhook.{plugin}")],
+            );
+            topology.add(
+                consumed(&Queue::Poll(plugin.clone()), "background work: a burst of polls never delays an action"),
+                names.commands(),
+                &[format!("poll.{plugin}.*"), format!("tick.{plugin}")],
+            );
+        }
+        for step in DelayStep::ALL {
+            topology.add(delay_queue(&names, step), names.delay(step), &[String::new()]);
+        }
+        topology.add(dead_queue(&names), names.dead(), &[String::new()]);
+        topology
+    }
+
+    fn add(&mut self, queue: QueueDeclaration, exchange: String, patterns: &[String]) {
+        self.bindings.extend(patterns.iter().map(|pattern| Binding {
+            exchange: exchange.clone(),
+            queue: queue.name.clone(),
+            pattern: pattern.clone(),
+        }));
+        self.queues.push(queue);
+    }
+}
+
+fn exchanges(names: &Names) -> Vec<ExchangeDeclaration> {
+    let plain = |name, kind, reason| ExchangeDeclaration { name, kind, arguments: Vec::new(), reason };
+    let mut exchanges = vec![
+        plain(names.unrouted(), ExchangeKind::Fanout, "takes the commands that no queue wants"),
+        ExchangeDeclaration {
+            arguments: vec![text("alternate-exchange", names.unrouted(), "no command ends in silence")],
+            ..plain(names.commands(), ExchangeKind::Topic, "drivers, gateway and scheduler publish commands here")
+        },
+        plain(names.events(), ExchangeKind::Topic, "outcomes and platform events; each driver binds queues of its own"),
+        plain(names.dead(), ExchangeKind::Fanout, "takes what cannot be handled"),
+    ];
+    exchanges.extend(DelayStep::ALL.map(|step| {
+        let reason = "one exchange for each step: the message keeps its own routing key on the way";
+        plain(names.delay(step), ExchangeKind::Fanout, reason)
+    }));
+    exchanges
+}
+
+fn consumed_arguments(names: &Names, delivery_limit: u32) -> Vec<Argument> {
+    let mut arguments = vec![
+        quorum(),
+        number(
+            "x-delivery-limit",
+            delivery_limit,
+            "backstop against a message that crashes its worker; far above 1, for a crash counts against every \
+             message that the worker had fetched",
+        ),
+    ];
+    arguments.extend(dead_lettering(names.dead(), "where such a message goes"));
+    arguments
+}
+
+fn delay_queue(names: &Names, step: DelayStep) -> QueueDeclaration {
+    let longest = u32::try_from(step.longest().as_millis()).unwrap_or(u32::MAX);
+    let mut arguments = vec![
+        quorum(),
+        number(
+            "x-message-ttl",
+            longest,
+            "the longest wait; each copy brings its own, a little shorter, as its expiration",
+        ),
+    ];
+    arguments.extend(dead_lettering(names.commands(), "back to the queue that it came from, by its own routing key"));
+    QueueDeclaration {
+        name: names.delay(step),
+        arguments,
+        reason: "one queue for each step: only the head of a queue expires, so a long wait would hold up a short one",
+    }
+}
+
+fn dead_queue(names: &Names) -> QueueDeclaration {
+    QueueDeclaration {
+        name: names.dead(),
+        arguments: vec![
+            quorum(),
+            number(
+                "x-delivery-limit",
+                1_000_000,
+                "looking at a dead letter counts as a delivery, and RabbitMQ 4 would drop it after 20 looks",
+            ),
+        ],
+        reason: "messages that cannot be handled, until somebody decides",
+    }
+}
+
+/// Dead-lettering that survives a crash of the broker in the middle of it.
+///
+/// <https://www.rabbitmq.com/docs/quorum-queues#dead-lettering>
+fn dead_lettering(exchange: String, reason: &'static str) -> [Argument; 3] {
+    [
+        text("x-dead-letter-exchange", exchange, reason),
+        text(
+            "x-dead-letter-strategy",
+            "at-least-once".to_owned(),
+            "the default, at-most-once, loses the message when the broker dies in between",
+        ),
+        text("x-overflow", "reject-publish".to_owned(), "at-least-once dead-lettering asks for it"),
+    ]
+}
+
+fn quorum() -> Argument {
+    text(
+        "x-queue-type",
+        "quorum".to_owned(),
+        "replicated, counts deliveries, dead-letters at least once, and is no slower",
+    )
+}
+
+fn text(name: &'static str, value: String, reason: &'static str) -> Argument {
+    Argument { name, value: ArgumentValue::Text(value), reason }
+}
+
+fn number(name: &'static str, value: u32, reason: &'static str) -> Argument {
+    Argument { name, value: ArgumentValue::Number(value), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_topology_of_one_plugin_is_that_of_the_contract() {
+        let plugin = Name::new("randomness").expect("a name");
+        insta::assert_json_snapshot!(Topology::new("metagov", &[plugin], 20));
+    }
+
+    #[test]
+    fn every_binding_joins_what_is_declared() {
+        let plugins = [Name::new("a").expect("a name"), Name::new("b").expect("a name")];
+        let topology = Topology::new("test", &plugins, 20);
+        for binding in &topology.bindings {
+            assert!(topology.exchanges.iter().any(|e| e.name == binding.exchange), "{binding:?}");
+            assert!(topology.queues.iter().any(|q| q.name == binding.queue), "{binding:?}");
+        }
+    }
+}

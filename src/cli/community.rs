@@ -1,0 +1,149 @@
+//! `metagov community …`: communities and the set of their plugins.
+//!
+//! Up: operators. Down: `community.apply` and `community.delete` on the bus; the database for reads.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Subcommand;
+use metagov_sdk::{
+    contract::{self, Command, CommunityApply, CommunityDelete, CommunitySlug, InstanceRecord, PluginConfig},
+    schema::MASK,
+};
+use serde::Serialize;
+
+use super::{
+    arguments::Patience,
+    asking::{Ask, conclude},
+    connection,
+    exit::{Exit, Stop},
+    output::Output,
+    parameters,
+};
+use crate::{
+    config::Config,
+    plugins,
+    registry::Registry,
+    store::{Instance, Store, StoredCommunity},
+};
+
+/// What to do with communities.
+#[derive(Debug, Subcommand)]
+pub(super) enum Community {
+    /// Create a community, or change it
+    Apply {
+        /// Its address: a-z, 0-9 and -
+        slug: CommunitySlug,
+        /// Its name for people
+        #[arg(long)]
+        name: Option<String>,
+        /// A JSON file with a list of {"name", "config"}, `-` for stdin; makes the set of plugins exactly so
+        #[arg(long, value_name = "FILE")]
+        plugins: Option<PathBuf>,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// One community with its plugins, secrets masked
+    Get {
+        /// Its address
+        slug: CommunitySlug,
+    },
+    /// Every community
+    List,
+    /// Delete a community with its plugins and processes
+    Delete {
+        /// Its address
+        slug: CommunitySlug,
+        #[command(flatten)]
+        patience: Patience,
+    },
+}
+
+/// A line of `community list`.
+#[derive(Serialize)]
+struct Row {
+    slug: CommunitySlug,
+    readable_name: Option<String>,
+    created_at: contract::Timestamp,
+    updated_at: contract::Timestamp,
+}
+
+impl Community {
+    pub(super) async fn run(self, out: Output, config: &Config) -> anyhow::Result<Exit> {
+        match self {
+            Self::Apply { slug, name, plugins, patience } => {
+                let plugins = plugins.map(|path| read_plugins(&path)).transpose()?;
+                let apply = CommunityApply { slug, readable_name: name, plugins };
+                finish(out, config, patience, Command::CommunityApply(apply)).await
+            }
+            Self::Delete { slug, patience } => {
+                finish(out, config, patience, Command::CommunityDelete(CommunityDelete { slug })).await
+            }
+            Self::Get { slug } => {
+                let store = connection::store(config).await?;
+                let stored = existing(&store, &slug).await?;
+                let registry = plugins::all()?;
+                let instances = store.instances(&slug).await?;
+                out.document(&contract::Community {
+                    slug,
+                    readable_name: stored.readable_name,
+                    plugins: instances.iter().map(|instance| shown(&registry, instance)).collect(),
+                })?;
+                Ok(Exit::Success)
+            }
+            Self::List => {
+                let communities = connection::store(config).await?.communities().await?;
+                let rows: Vec<Row> = communities.into_iter().map(row).collect();
+                out.list(&rows, "there are no communities", &["SLUG", "NAME", "UPDATED"], |row| {
+                    vec![row.slug.to_string(), row.readable_name.clone().unwrap_or_default(), time(row.updated_at)]
+                })?;
+                Ok(Exit::Success)
+            }
+        }
+    }
+}
+
+async fn finish(out: Output, config: &Config, patience: Patience, command: Command) -> anyhow::Result<Exit> {
+    let event = Ask::new(command, None).wait(config, out, patience.timeout).await?;
+    conclude(out, &event, super::asking::pretty)
+}
+
+fn row(stored: StoredCommunity) -> Row {
+    let StoredCommunity { slug, readable_name, created_at, updated_at, version: _ } = stored;
+    Row { slug, readable_name, created_at, updated_at }
+}
+
+fn read_plugins(path: &std::path::Path) -> anyhow::Result<Vec<PluginConfig>> {
+    serde_json::from_value(parameters::document(path)?)
+        .map_err(|error| Stop::Usage(format!("must hold a list of {{\"name\", \"config\"}}: {error}")))
+        .with_context(|| path.display().to_string())
+}
+
+/// The community, or the words that there is none.
+pub(super) async fn existing(store: &Store, slug: &CommunitySlug) -> anyhow::Result<StoredCommunity> {
+    let found = store.community(slug).await?;
+    let create = || format!("there is no community '{slug}'; `metagov community apply {slug}` creates it");
+    Ok(found.ok_or_else(|| Stop::NotFound(create()))?)
+}
+
+/// A plugin instance as people may see it. The config of a plugin that this program does not hold is masked as a whole,
+/// for only the plugin knows what is secret in it.
+pub(super) fn shown(registry: &Registry, instance: &Instance) -> InstanceRecord {
+    let config = registry
+        .get(instance.plugin.as_str())
+        .map_or_else(|| MASK.into(), |plugin| plugin.mask_config(&instance.config));
+    InstanceRecord {
+        id: instance.id,
+        name: instance.plugin.clone(),
+        community: instance.community.clone(),
+        community_platform_id: instance.platform_id.clone(),
+        config,
+        created_at: instance.created_at,
+        updated_at: instance.updated_at,
+    }
+}
+
+/// A time for a table.
+pub(super) fn time(at: contract::Timestamp) -> String {
+    at.format("%Y-%m-%d %H:%M:%SZ").to_string()
+}

@@ -1,0 +1,201 @@
+//! The command line: what can be asked for, and which file answers it.
+//!
+//! One file for each noun. Reads (`list`, `get`, `show`) come from the database; writes are commands on the bus, answered
+//! by events, exactly as drivers see them. Data goes to stdout, words to stderr ([`output`]); the exit codes are decided in
+//! [`exit`]. Up: the shell. Down: `src/app.rs` for the roles, [`connection`] for everything else.
+
+mod action;
+mod arguments;
+mod asking;
+mod community;
+mod completions;
+mod connection;
+mod dead;
+mod events;
+mod exit;
+mod output;
+mod parameters;
+mod plugin;
+mod plugins;
+mod process;
+mod roles;
+mod settings;
+mod topology;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
+
+use self::{
+    exit::{EXIT_CODES, Exit},
+    output::Output,
+};
+use crate::{
+    config::{Config, Flag, Loaded, Sources},
+    telemetry,
+};
+
+/// Connects communities to the platforms where they talk, pay and vote.
+#[derive(Debug, Parser)]
+#[command(name = "metagov", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    /// Print JSON on stdout: one object, or one object for each line
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
+    json: bool,
+    /// Say nothing on stderr but errors
+    #[arg(long, short, global = true, help_heading = EVERYWHERE)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything in one process, with nothing else installed
+    Dev,
+    /// Run plugins: handle commands, store outcomes, publish events
+    Worker(roles::WorkerArguments),
+    /// Wake open processes and plugins when they are due
+    Scheduler,
+    /// Bring the database to the version of this program
+    Migrate(roles::MigrateArguments),
+    /// Exchanges, queues and bindings on the broker
+    #[command(subcommand)]
+    Topology(topology::Topology),
+    /// The plugins in this program
+    #[command(subcommand)]
+    Plugins(plugins::Plugins),
+    /// Communities
+    #[command(subcommand)]
+    Community(community::Community),
+    /// Plugins enabled in a community
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
+    /// Actions: one call with one outcome
+    #[command(subcommand)]
+    Action(action::Action),
+    /// Governance processes: decisions that take time
+    #[command(subcommand)]
+    Process(process::Process),
+    /// Outcomes, and what happens on platforms
+    #[command(subcommand)]
+    Events(events::Events),
+    /// Messages that could not be handled
+    #[command(subcommand)]
+    Dead(dead::Dead),
+    /// Settings, and where they come from
+    #[command(subcommand)]
+    Config(settings::Settings),
+    /// A completion script for a shell
+    Completions(completions::Arguments),
+}
+
+/// Runs the command that the shell asks for.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Wrong usage, `--help` and `--version` end here, with the exit codes 2, 0 and 0.
+    let matches = command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let out = Output::new(cli.json, cli.quiet);
+    let exit = run(cli.command, out, settings_file(&matches)).unwrap_or_else(|error| out.fail(&error));
+    exit.into()
+}
+
+fn run(command: Command, out: Output, file: Option<PathBuf>) -> anyhow::Result<Exit> {
+    // What says something about this program only must work whatever the settings are.
+    match &command {
+        Command::Plugins(plugins) => return plugins.run(out),
+        Command::Completions(arguments) => return arguments.run(),
+        _ => {}
+    }
+    let flags = if let Command::Worker(arguments) = &command { arguments.flags() } else { Vec::new() };
+    let loaded = load(&command, out, file, flags)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(answer(command, out, loaded))
+}
+
+async fn answer(command: Command, out: Output, loaded: Loaded) -> anyhow::Result<Exit> {
+    let config = &loaded.config;
+    match command {
+        Command::Dev => roles::dev(out, loaded.config).await,
+        Command::Worker(_) => roles::worker(loaded.config).await,
+        Command::Scheduler => roles::scheduler(loaded.config).await,
+        Command::Migrate(arguments) => arguments.run(out, config).await,
+        Command::Topology(topology) => topology.run(out, config).await,
+        Command::Community(community) => community.run(out, config).await,
+        Command::Plugin(plugin) => plugin.run(out, config).await,
+        Command::Action(action) => action.run(out, config).await,
+        Command::Process(process) => process.run(out, config).await,
+        Command::Events(events) => events.run(out, config).await,
+        Command::Dead(dead) => dead.run(out, config).await,
+        Command::Config(settings) => settings.run(out, &loaded),
+        Command::Plugins(plugins) => plugins.run(out),
+        Command::Completions(arguments) => arguments.run(),
+    }
+}
+
+/// Reads the settings and starts the log. The roles log as they are set to; the other commands say what matters in words
+/// of their own, and log only what goes wrong unless `log.filter` is set.
+fn load(command: &Command, out: Output, file: Option<PathBuf>, flags: Vec<Flag>) -> anyhow::Result<Loaded> {
+    let loaded = Config::load(&Sources::of_process(file, flags))?;
+    let is_role = matches!(command, Command::Dev | Command::Worker(_) | Command::Scheduler);
+    let filter = match (is_role, loaded.is_set("log.filter")) {
+        _ if out.is_quiet() => "error",
+        (false, false) => "warn",
+        _ => &loaded.config.log.filter,
+    };
+    telemetry::start(loaded.config.log.format, telemetry::parse_filter(filter)?)?;
+    Ok(loaded)
+}
+
+/// The command line, with `--config FILE` wherever a command has no `--config` of its own.
+fn command() -> clap::Command {
+    with_settings_file(Cli::command())
+}
+
+/// `--config` cannot be a global argument of clap: `plugin enable` has one for the plugin's config.
+fn with_settings_file(command: clap::Command) -> clap::Command {
+    let taken = command.get_arguments().any(|argument| argument.get_long() == Some("config"));
+    let command = if taken { command } else { command.arg(settings_argument()) };
+    command.mut_subcommands(with_settings_file)
+}
+
+fn settings_argument() -> Arg {
+    Arg::new(SETTINGS_FILE)
+        .long("config")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help_heading(EVERYWHERE)
+        .help("The file with the settings [default: $METAGOV_CONFIG, ./metagov.toml, /etc/metagov/metagov.toml]")
+}
+
+/// Where `--help` lists what every command takes.
+const EVERYWHERE: &str = "Options of every command";
+
+const SETTINGS_FILE: &str = "settings-file";
+
+/// The innermost `--config FILE`.
+fn settings_file(matches: &ArgMatches) -> Option<PathBuf> {
+    let inner = matches.subcommand().and_then(|(_, inner)| settings_file(inner));
+    inner.or_else(|| matches.try_get_one(SETTINGS_FILE).ok().flatten().cloned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_file_with_the_settings_can_be_named_anywhere_but_where_a_plugin_has_a_config() {
+        let file = |line: &str| settings_file(&command().get_matches_from(line.split(' ')));
+        assert_eq!(file("metagov config show"), None);
+        assert_eq!(file("metagov --config a config show"), Some("a".into()));
+        assert_eq!(file("metagov config show --config b"), Some("b".into()));
+        assert_eq!(file("metagov --config a config show --config b"), Some("b".into()));
+        assert_eq!(file("metagov --config a plugin enable p --community c --config k=v"), Some("a".into()));
+    }
+}

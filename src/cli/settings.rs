@@ -1,0 +1,36 @@
+//! `metagov config …`: the settings that count, and which layer set each of them. Secrets are masked in both.
+//!
+//! Up: whoever asks where a value comes from. Down: [`crate::config`].
+
+use clap::Subcommand;
+use serde_json::{Map, Value};
+
+use super::{exit::Exit, output::Output};
+use crate::config::{Loaded, Setting};
+
+/// What to do with settings.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(super) enum Settings {
+    /// Each key with the value that counts
+    Show,
+    /// Each key with its value and the layer that set it: default, file, variable or flag
+    Explain,
+}
+
+impl Settings {
+    pub(super) fn run(self, out: Output, loaded: &Loaded) -> anyhow::Result<Exit> {
+        let settings = loaded.explain();
+        match self {
+            Self::Show => {
+                let object: Map<String, Value> =
+                    settings.iter().map(|setting| (setting.key.clone(), setting.value.clone())).collect();
+                let line = |setting: &Setting| format!("{} = {}", setting.key, setting.value);
+                out.data(&object, || settings.iter().map(line).collect::<Vec<_>>().join("\n"))?;
+            }
+            Self::Explain => out.list(&settings, "there are no settings", &["KEY", "VALUE", "SET BY"], |setting| {
+                vec![setting.key.clone(), setting.value.to_string(), setting.origin.clone()]
+            })?,
+        }
+        Ok(Exit::Success)
+    }
+}

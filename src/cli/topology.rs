@@ -1,0 +1,68 @@
+//! `metagov topology …`: what stands on the broker, and putting it there.
+//!
+//! Up: operators, who may give the right to declare to this command only. Down: [`crate::bus`].
+
+use std::fmt::Write as _;
+
+use clap::Subcommand;
+use metagov_sdk::contract::Name;
+
+use super::{connection, exit::Exit, output::Output};
+use crate::{
+    bus::{self, topology::Argument},
+    config::Config,
+    plugins,
+};
+
+/// What to do with the topology.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(super) enum Topology {
+    /// Every exchange, queue and binding, with the reason for it; asks nobody
+    Show,
+    /// Declare all of it on the broker; harmless where it stands already
+    Apply,
+}
+
+impl Topology {
+    pub(super) async fn run(self, out: Output, config: &Config) -> anyhow::Result<Exit> {
+        let names: Vec<Name> = plugins::all()?.names().cloned().collect();
+        match self {
+            Self::Show => {
+                let topology = bus::Topology::new(&config.broker.prefix, &names, config.broker.delivery_limit);
+                out.data(&topology, || describe(&topology))?;
+            }
+            Self::Apply => {
+                let bus = connection::bus(config).await?;
+                bus.apply_topology(&names).await?;
+                bus.close().await;
+                out.say("everything stands");
+            }
+        }
+        Ok(Exit::Success)
+    }
+}
+
+fn describe(topology: &bus::Topology) -> String {
+    let mut text = String::new();
+    for exchange in &topology.exchanges {
+        let kind = format!("{:?}", exchange.kind).to_lowercase();
+        let _ = writeln!(text, "exchange {} ({kind})\n  {}", exchange.name, exchange.reason);
+        arguments(&mut text, &exchange.arguments);
+    }
+    for queue in &topology.queues {
+        let _ = writeln!(text, "queue {}\n  {}", queue.name, queue.reason);
+        for binding in topology.bindings.iter().filter(|binding| binding.queue == queue.name) {
+            let pattern = if binding.pattern.is_empty() { "everything" } else { &binding.pattern };
+            let _ = writeln!(text, "  from {}: {pattern}", binding.exchange);
+        }
+        arguments(&mut text, &queue.arguments);
+    }
+    text
+}
+
+fn arguments(text: &mut String, arguments: &[Argument]) {
+    for argument in arguments {
+        let value = serde_json::to_value(&argument.value).unwrap_or_default();
+        let _ = writeln!(text, "  {} = {value}  # {}", argument.name, argument.reason);
+    }
+}

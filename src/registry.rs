@@ -1,0 +1,111 @@
+//! From a plugin's name to what it can do.
+//!
+//! Built once at start and never changed; looking a plugin up costs one hash. It knows neither communities nor
+//! configs. Up: [`crate::plugins`], the list. Down: `src/worker`, which calls what it finds.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use metagov_sdk::{
+    Plugin, PluginDefinition, RegistrationError,
+    contract::{Name, Problem, ProblemKind},
+    schema::nearest,
+};
+use thiserror::Error;
+
+/// The plugins of this build do not fit together; the program must not start.
+#[derive(Debug, Error)]
+pub enum RegistryError {
+    /// One of them is not well-formed.
+    #[error(transparent)]
+    Plugin(#[from] RegistrationError),
+    /// Two of them have the same name.
+    #[error("two plugins are named '{plugin}'; names must be unique")]
+    Duplicate {
+        /// The name.
+        plugin: Name,
+    },
+}
+
+/// Every plugin of this build by name.
+#[derive(Debug)]
+pub struct Registry {
+    plugins: HashMap<Name, Arc<PluginDefinition>>,
+    names: Vec<Name>,
+}
+
+/// A registry in the making.
+#[derive(Debug, Default)]
+pub struct Builder {
+    plugins: BTreeMap<Name, Arc<PluginDefinition>>,
+}
+
+impl Builder {
+    /// Adds a plugin.
+    ///
+    /// # Errors
+    /// [`RegistryError`] where the plugin is not well-formed, or one of this name was added before.
+    pub fn add<P: Plugin>(self) -> Result<Self, RegistryError> {
+        self.add_definition(PluginDefinition::of::<P>()?)
+    }
+
+    /// Adds a plugin that has been defined already.
+    ///
+    /// # Errors
+    /// [`RegistryError`] where one of this name was added before.
+    pub fn add_definition(mut self, definition: PluginDefinition) -> Result<Self, RegistryError> {
+        let name = definition.name().clone();
+        if self.plugins.insert(name.clone(), Arc::new(definition)).is_some() {
+            return Err(RegistryError::Duplicate { plugin: name });
+        }
+        Ok(self)
+    }
+
+    /// The registry.
+    #[must_use]
+    pub fn build(self) -> Registry {
+        let names = self.plugins.keys().cloned().collect();
+        Registry { plugins: self.plugins.into_iter().collect(), names }
+    }
+}
+
+impl Registry {
+    /// An empty registry to add plugins to.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The plugin of this name, if this build has it.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<PluginDefinition>> {
+        self.plugins.get(name)
+    }
+
+    /// Every plugin's name in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        self.names.iter()
+    }
+
+    /// The plugin's definition, or the problem that names the nearest one.
+    ///
+    /// # Errors
+    /// `unknown-plugin`.
+    pub fn find(&self, name: &Name) -> Result<&Arc<PluginDefinition>, Problem> {
+        self.get(name.as_str())
+            .ok_or_else(|| unknown(ProblemKind::UnknownPlugin, "plugin", name, self.names.iter().map(Name::as_str)))
+    }
+}
+
+/// The problem of a name that is not known, with the nearest one that is.
+#[must_use]
+pub fn unknown<'a>(kind: ProblemKind, what: &str, name: &Name, known: impl Iterator<Item = &'a str>) -> Problem {
+    let known: Vec<_> = known.collect();
+    let hint = match nearest(name.as_str(), known.iter().copied()) {
+        Some(meant) => format!("did you mean '{meant}'?"),
+        None => format!("known: {}", known.join(", ")),
+    };
+    Problem::new(kind, format!("there is no {what} '{name}'; {hint}"))
+}

@@ -1,0 +1,134 @@
+//! Opening the database: one pool on PostgreSQL, a writer and its readers on SQLite.
+//!
+//! SQLite has one writer at a time, whatever is asked of it; a pool of one connection makes writers wait in line in
+//! this process instead of failing with "database is locked". Up: [`Store::connect`](super::Store::connect). Down:
+//! SeaORM's connections.
+
+use std::{path::Path, str::FromStr, time::Duration};
+
+use sea_orm::{
+    ConnectOptions, Database, DatabaseConnection,
+    sqlx::{
+        postgres::PgConnectOptions,
+        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    },
+};
+
+use super::{Settings, StoreError};
+
+/// How long a call waits for a free connection.
+const ACQUIRE: Duration = Duration::from_secs(10);
+
+/// A connection that was idle for longer is pinged before it is used: the server may have been restarted.
+const PING_AFTER: Duration = Duration::from_secs(1);
+
+/// How long SQLite waits for a writer in another process.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// What the server itself cuts short, in milliseconds: a worker that lost its connection must not hold locks.
+const POSTGRES_SESSION: [(&str, &str); 3] =
+    [("statement_timeout", "15000"), ("lock_timeout", "5000"), ("idle_in_transaction_session_timeout", "10000")];
+
+/// The connections of a store.
+#[derive(Debug, Clone)]
+pub(super) struct Connections {
+    /// Where transactions run.
+    pub(super) writer: DatabaseConnection,
+    /// Where single reads run.
+    pub(super) reader: DatabaseConnection,
+}
+
+impl Connections {
+    pub(super) async fn open(settings: &Settings) -> Result<Self, StoreError> {
+        if settings.url.starts_with("sqlite:") {
+            sqlite(settings).await
+        } else if settings.url.starts_with("postgres://") || settings.url.starts_with("postgresql://") {
+            postgres(settings).await
+        } else {
+            Err(StoreError::InvalidUrl { reason: "it must begin with sqlite: or postgres://".into() })
+        }
+    }
+}
+
+fn options(url: &str, connections: u32) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections.max(1))
+        .acquire_timeout(ACQUIRE)
+        .test_before_acquire_if_idle_for(PING_AFTER)
+        // Statements carry configs and states.
+        .sqlx_logging(false)
+        .record_stmt_in_spans(false);
+    options
+}
+
+async fn postgres(settings: &Settings) -> Result<Connections, StoreError> {
+    // The parser's own words may quote the URL, which holds a password.
+    if PgConnectOptions::from_str(&settings.url).is_err() {
+        let reason = "it is not of the form postgres://user:password@host:port/database".into();
+        return Err(StoreError::InvalidUrl { reason });
+    }
+    let mut options = options(&settings.url, settings.max_connections);
+    options.map_sqlx_postgres_opts(|options| {
+        options
+            .application_name("metagov")
+            .options(POSTGRES_SESSION)
+            // A multi-row insert is another statement for each number of rows.
+            .statement_cache_capacity(256)
+    });
+    let pool = Database::connect(options).await?;
+    Ok(Connections { writer: pool.clone(), reader: pool })
+}
+
+async fn sqlite(settings: &Settings) -> Result<Connections, StoreError> {
+    let parsed = SqliteConnectOptions::from_str(&settings.url).map_err(|_| StoreError::InvalidUrl {
+        reason: "it is not of the form sqlite:<file> or sqlite::memory:".into(),
+    })?;
+    let in_memory = settings.url.contains(":memory:") || settings.url.contains("mode=memory");
+    if !in_memory {
+        create_file(parsed.get_filename()).map_err(|error| StoreError::Create { kind: error.kind() })?;
+    }
+    let mut writing = options(&settings.url, 1);
+    writing.map_sqlx_sqlite_opts(pragmas);
+    if in_memory {
+        // The database is its connection, which therefore has to live.
+        writing.min_connections(1).idle_timeout(None).max_lifetime(None);
+    }
+    let writer = Database::connect(writing).await?;
+    if in_memory {
+        return Ok(Connections { reader: writer.clone(), writer });
+    }
+    let mut reading = options(&settings.url, settings.max_connections.saturating_sub(1));
+    reading.map_sqlx_sqlite_opts(|options| pragmas(options).pragma("query_only", "on"));
+    let reader = Database::connect(reading).await?;
+    Ok(Connections { writer, reader })
+}
+
+/// Set on every connection of a pool, not on the first one only.
+fn pragmas(options: SqliteConnectOptions) -> SqliteConnectOptions {
+    options
+        .journal_mode(SqliteJournalMode::Wal)
+        // The file is the only store there is: what was acknowledged survives a power cut.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY)
+}
+
+/// Creates the file, readable by its owner only: it holds configs with their secrets. SQLite gives its side files the
+/// same mode.
+fn create_file(path: &Path) -> std::io::Result<()> {
+    let mut directory = std::fs::DirBuilder::new();
+    let mut file = std::fs::OpenOptions::new();
+    directory.recursive(true);
+    file.append(true).create(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+        directory.mode(0o700);
+        file.mode(0o600);
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        directory.create(parent)?;
+    }
+    file.open(path).map(drop)
+}

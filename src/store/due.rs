@@ -1,0 +1,194 @@
+//! What is due: processes to be polled or closed, instances to be ticked.
+//!
+//! A claim and the next due time are one transaction, and rows that another scheduler is claiming are passed over, so
+//! any number of schedulers may ask at once. The clock is the database's. A claim whose command is lost comes again
+//! with the next interval.
+//!
+//! Up: the scheduler's scan, each second. Down: the tables `processes` and `plugin_instances`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use metagov_sdk::contract::{CommunitySlug, Name, ProcessStatus, Timestamp};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::{Expr, LockBehavior, LockType},
+};
+use uuid::Uuid;
+
+use super::{
+    Process, Store, StoreError, clock,
+    communities::word,
+    entity::{plugin_instances, processes},
+    instances::from_millis,
+    keys,
+};
+
+/// When to try again to close a process whose time is over and that is not polled.
+const CLOSE_AGAIN: Duration = Duration::from_secs(30);
+
+/// A process that was due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueProcess {
+    /// Its community.
+    pub community: CommunitySlug,
+    /// The plugin.
+    pub plugin: Name,
+    /// Its name within the plugin.
+    pub process: Name,
+    /// Its id.
+    pub id: Uuid,
+    /// When it was due.
+    pub due_at: Timestamp,
+}
+
+/// A plugin instance whose tick was due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueTick {
+    /// Its community.
+    pub community: CommunitySlug,
+    /// The plugin.
+    pub plugin: Name,
+    /// The instance.
+    pub instance_id: Uuid,
+    /// When it was due.
+    pub due_at: Timestamp,
+}
+
+impl Store {
+    /// Claims processes that are due, the longest due first, and moves each to its next due time.
+    ///
+    /// # Errors
+    /// Of the database; nothing is claimed then.
+    pub async fn claim_due_processes(&self, limit: u64) -> Result<Vec<DueProcess>, StoreError> {
+        use processes::{Column, Entity};
+        self.transaction(move |transaction| {
+            Box::pin(async move {
+                let now = clock::read(transaction).await?;
+                let rows = Entity::find()
+                    .filter(Column::Status.eq(ProcessStatus::Pending.as_str()))
+                    .filter(Column::DueAt.lte(now))
+                    .order_by_asc(Column::DueAt)
+                    .limit(limit)
+                    .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
+                    .all(transaction)
+                    .await?;
+                // Most share the interval of their plugin, so most go to the same time.
+                let mut moved: BTreeMap<Option<Timestamp>, Vec<(&str, Uuid)>> = BTreeMap::new();
+                for row in &rows {
+                    let next = after_claim(now, row.poll_every_ms.map(from_millis), row.closes_at);
+                    moved.entry(next).or_default().push((&row.community, row.id));
+                }
+                for (due_at, pairs) in moved {
+                    for chunk in pairs.chunks(keys::CHUNK) {
+                        Entity::update_many()
+                            .col_expr(Column::DueAt, Expr::val(due_at))
+                            .filter(keys::any_of(Column::Community, Column::Id, chunk.iter().copied()))
+                            .exec(transaction)
+                            .await?;
+                    }
+                }
+                rows.into_iter()
+                    .map(|row| {
+                        Ok(DueProcess {
+                            community: word("processes.community", &row.community)?,
+                            plugin: word("processes.plugin", &row.plugin)?,
+                            process: word("processes.process", &row.process)?,
+                            id: row.id,
+                            due_at: row.due_at.unwrap_or(now),
+                        })
+                    })
+                    .collect()
+            })
+        })
+        .await
+    }
+
+    /// Claims ticks that are due, the longest due first, and moves each to its next due time.
+    ///
+    /// # Errors
+    /// Of the database; nothing is claimed then.
+    pub async fn claim_due_ticks(&self, limit: u64) -> Result<Vec<DueTick>, StoreError> {
+        use plugin_instances::{Column, Entity};
+        self.transaction(move |transaction| {
+            Box::pin(async move {
+                let backend = transaction.get_database_backend();
+                let now = clock::read(transaction).await?;
+                let rows = Entity::find()
+                    .filter(Column::DueAt.lte(now))
+                    .order_by_asc(Column::DueAt)
+                    .limit(limit)
+                    .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
+                    .all(transaction)
+                    .await?;
+                let mut moved: BTreeMap<Option<i64>, Vec<Uuid>> = BTreeMap::new();
+                for row in &rows {
+                    moved.entry(row.tick_every_ms).or_default().push(row.id);
+                }
+                for (every, ids) in moved {
+                    let due_at = every.map(|every| clock::later(now, from_millis(every)));
+                    for chunk in ids.chunks(keys::CHUNK) {
+                        Entity::update_many()
+                            .col_expr(Column::DueAt, Expr::val(due_at))
+                            .filter(keys::one_of(backend, Column::Id, chunk))
+                            .exec(transaction)
+                            .await?;
+                    }
+                }
+                rows.into_iter()
+                    .map(|row| {
+                        Ok(DueTick {
+                            community: word("plugin_instances.community", &row.community)?,
+                            plugin: word("plugin_instances.plugin", &row.plugin)?,
+                            instance_id: row.id,
+                            due_at: row.due_at.unwrap_or(now),
+                        })
+                    })
+                    .collect()
+            })
+        })
+        .await
+    }
+}
+
+/// What a process waited for before it was changed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Before {
+    pub(super) due_at: Option<Timestamp>,
+    pub(super) closes_at: Option<Timestamp>,
+}
+
+/// When a new process is first looked at: after its interval, or when it closes.
+pub(super) fn first(process: &Process, now: Timestamp) -> Option<Timestamp> {
+    next(process, Before::default(), now)
+}
+
+/// When a process is looked at next after a change. A poll that was coming is never put off by the change, or a vote
+/// with many webhooks would never be polled.
+pub(super) fn next(process: &Process, before: Before, now: Timestamp) -> Option<Timestamp> {
+    if process.record.status != ProcessStatus::Pending {
+        return None;
+    }
+    let closes_at = process.record.closes_at.map(clock::storable);
+    // Where the time is over and was so before, closing was tried: the claim has set when to try again.
+    let closing = closes_at.filter(|closes_at| *closes_at > now || before.closes_at != Some(*closes_at));
+    let polling = process.poll_every.map(|every| clock::later(now, every));
+    match (polling, closing) {
+        (None, Some(closing)) => Some(closing),
+        (None, None) if closes_at.is_none() => None,
+        (None, None) => Some(before.due_at.unwrap_or_else(|| clock::later(now, CLOSE_AGAIN))),
+        (polling, closing) => [before.due_at, polling, closing].into_iter().flatten().min(),
+    }
+}
+
+/// When a process that was claimed is looked at again.
+fn after_claim(now: Timestamp, poll_every: Option<Duration>, closes_at: Option<Timestamp>) -> Option<Timestamp> {
+    let closing = closes_at.filter(|closes_at| *closes_at > now);
+    match poll_every {
+        Some(every) => [Some(clock::later(now, every)), closing].into_iter().flatten().min(),
+        None => closing.or_else(|| Some(clock::later(now, CLOSE_AGAIN))),
+    }
+}
+
+#[cfg(test)]
+#[path = "due/tests.rs"]
+mod tests;

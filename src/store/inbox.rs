@@ -1,0 +1,212 @@
+//! The inbox: which commands were seen, so that one key has one effect.
+//!
+//! A row is the promise that the command's effect and events are stored with it. Rows outlive their community. Up:
+//! [`super::commit`] and [`super::attempts`], which write rows. Down: the table `inbox`.
+
+use std::collections::{HashMap, HashSet};
+
+use metagov_sdk::contract::{CommunitySlug, MessageId};
+use sea_orm::{
+    ActiveValue::{NotSet, Set},
+    ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::{Expr, LockType, OnConflict},
+};
+
+use super::{
+    Committed, OutboxEvent, Store, StoreError, Unit, clock,
+    entity::inbox::{ActiveModel, Column, Entity, Model},
+    keys, outbox,
+};
+
+/// The status of a key that is being attempted.
+pub(super) const RUNNING: &str = "running";
+/// The status of a key whose effect is stored.
+pub(super) const FINISHED: &str = "finished";
+
+/// The key of a command, and what tells it from another command under the same key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboxEntry {
+    /// The community that the key belongs to.
+    pub community: CommunitySlug,
+    /// The command's `message_id`.
+    pub message_id: MessageId,
+    /// SHA-256 over what the command asks for.
+    pub fingerprint: [u8; 32],
+    /// Its routing key, for people.
+    pub routing_key: String,
+}
+
+/// A key that was seen before.
+#[derive(Debug, Clone)]
+pub enum Seen {
+    /// Its effect is stored.
+    Finished {
+        /// Of the command that used the key.
+        fingerprint: [u8; 32],
+        /// The events it had.
+        events: Vec<OutboxEvent>,
+    },
+    /// It is being attempted, or its attempt died.
+    Running,
+}
+
+impl Store {
+    /// Whether this key was seen before.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn seen(&self, community: &CommunitySlug, message_id: &MessageId) -> Result<Option<Seen>, StoreError> {
+        let reader = &self.connections.reader;
+        let key = (community.as_str().to_owned(), message_id.as_str().to_owned());
+        let Some(row) = Entity::find_by_id(key).one(reader).await? else { return Ok(None) };
+        if row.status != FINISHED {
+            return Ok(Some(Seen::Running));
+        }
+        let events = outbox::of_keys(reader, [(community.as_str(), message_id.as_str())]).await?;
+        Ok(Some(Seen::Finished {
+            fingerprint: fingerprint(&row)?,
+            events: events.into_values().next().unwrap_or_default(),
+        }))
+    }
+}
+
+impl InboxEntry {
+    pub(super) fn key(&self) -> (&str, &str) {
+        (self.community.as_str(), self.message_id.as_str())
+    }
+
+    pub(super) fn to_row(&self, connection: &impl ConnectionTrait) -> ActiveModel {
+        ActiveModel {
+            community: Set(self.community.as_str().to_owned()),
+            message_id: Set(self.message_id.as_str().to_owned()),
+            fingerprint: Set(self.fingerprint.to_vec()),
+            routing_key: Set(self.routing_key.clone()),
+            status: Set(FINISHED.to_owned()),
+            fence: Set(0),
+            attempts: Set(1),
+            lease_until: NotSet,
+            created_at: clock::stamp(connection.get_database_backend()),
+        }
+    }
+}
+
+fn fingerprint(row: &Model) -> Result<[u8; 32], StoreError> {
+    row.fingerprint.as_slice().try_into().map_err(|_| StoreError::Corrupt {
+        what: "inbox.fingerprint",
+        reason: format!("it has {} bytes instead of 32", row.fingerprint.len()),
+    })
+}
+
+/// Inserts the keys of the units that have no fence, and gives a verdict on each whose key was there before.
+///
+/// This one statement is the deduplication: the keys go in sorted, so that two batches with the same keys wait for
+/// each other instead of blocking each other.
+pub(super) async fn insert(
+    transaction: &DatabaseTransaction,
+    units: &[Unit],
+    verdicts: &mut [Option<Committed>],
+) -> Result<(), StoreError> {
+    let mut entries: Vec<(usize, &InboxEntry)> = units
+        .iter()
+        .enumerate()
+        .filter(|(_, unit)| unit.fence.is_none())
+        .filter_map(|(index, unit)| unit.inbox.as_ref().map(|entry| (index, entry)))
+        .collect();
+    entries.sort_unstable_by_key(|(_, entry)| entry.key());
+    let mut fresh: HashSet<(String, String)> = HashSet::with_capacity(entries.len());
+    for chunk in entries.chunks(keys::CHUNK) {
+        let rows = chunk.iter().map(|(_, entry)| entry.to_row(transaction));
+        let conflict = OnConflict::columns([Column::Community, Column::MessageId]).do_nothing().to_owned();
+        fresh.extend(Entity::insert_many(rows).on_conflict(conflict).exec_with_returning_keys(transaction).await?);
+    }
+    entries.retain(|(_, entry)| !fresh.contains(&owned(entry.key())));
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let mut rows = find(transaction, entries.iter().map(|(_, entry)| entry.key()), None).await?;
+    let finished = rows.values().filter(|row| row.status == FINISHED);
+    let mut events =
+        outbox::of_keys(transaction, finished.map(|row| (row.community.as_str(), row.message_id.as_str()))).await?;
+    for (index, entry) in entries {
+        let key = owned(entry.key());
+        verdicts[index] = Some(match rows.remove(&key) {
+            // It was given up between the two statements.
+            None => Committed::Stale,
+            Some(row) if fingerprint(&row)? != entry.fingerprint => Committed::Conflict,
+            Some(row) if row.status == FINISHED => Committed::Repeated(events.remove(&key).unwrap_or_default()),
+            Some(_) => Committed::InFlight,
+        });
+    }
+    Ok(())
+}
+
+/// Gives a verdict on each unit whose fence is no longer its own, and keeps the others' from being taken.
+pub(super) async fn check_fences(
+    transaction: &DatabaseTransaction,
+    units: &[Unit],
+    verdicts: &mut [Option<Committed>],
+) -> Result<(), StoreError> {
+    let fenced: Vec<(usize, &InboxEntry, i64)> =
+        units.iter().enumerate().filter_map(|(index, unit)| Some((index, unit.inbox.as_ref()?, unit.fence?))).collect();
+    if fenced.is_empty() {
+        return Ok(());
+    }
+    let rows = find(transaction, fenced.iter().map(|(_, entry, _)| entry.key()), Some(LockType::Update)).await?;
+    for (index, entry, fence) in fenced {
+        let ours = rows.get(&owned(entry.key())).is_some_and(|row| row.status == RUNNING && row.fence == fence);
+        if !ours {
+            verdicts[index] = Some(Committed::LostFence);
+        }
+    }
+    Ok(())
+}
+
+/// Marks the keys of attempts as finished.
+pub(super) async fn finish(transaction: &DatabaseTransaction, units: &[&Unit]) -> Result<(), StoreError> {
+    let fenced = units.iter().filter(|unit| unit.fence.is_some()).filter_map(|unit| unit.inbox.as_ref());
+    let keys: Vec<_> = fenced.map(InboxEntry::key).collect();
+    for chunk in keys.chunks(keys::CHUNK) {
+        Entity::update_many()
+            .col_expr(Column::Status, Expr::val(FINISHED))
+            .filter(keys::any_of(Column::Community, Column::MessageId, chunk.iter().copied()))
+            .exec(transaction)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Takes back the keys of units that are not written after all.
+pub(super) async fn take_back(transaction: &DatabaseTransaction, entries: &[&InboxEntry]) -> Result<(), StoreError> {
+    for chunk in entries.chunks(keys::CHUNK) {
+        Entity::delete_many()
+            .filter(keys::any_of(Column::Community, Column::MessageId, chunk.iter().map(|entry| entry.key())))
+            .exec(transaction)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn find<'k>(
+    transaction: &DatabaseTransaction,
+    pairs: impl IntoIterator<Item = (&'k str, &'k str)>,
+    lock: Option<LockType>,
+) -> Result<HashMap<(String, String), Model>, StoreError> {
+    let pairs: Vec<_> = pairs.into_iter().collect();
+    let mut found = HashMap::with_capacity(pairs.len());
+    for chunk in pairs.chunks(keys::CHUNK) {
+        let mut select = Entity::find()
+            .filter(keys::any_of(Column::Community, Column::MessageId, chunk.iter().copied()))
+            .order_by_asc(Column::Community)
+            .order_by_asc(Column::MessageId);
+        if let Some(lock) = lock {
+            select = select.lock(lock);
+        }
+        let rows = select.all(transaction).await?;
+        found.extend(rows.into_iter().map(|row| ((row.community.clone(), row.message_id.clone()), row)));
+    }
+    Ok(found)
+}
+
+fn owned((community, message_id): (&str, &str)) -> (String, String) {
+    (community.to_owned(), message_id.to_owned())
+}

@@ -1,0 +1,81 @@
+//! The database, on SQLite and PostgreSQL with one code.
+//!
+//! The store keeps communities, plugin instances, processes and action runs, and with them inbox and outbox, so that a
+//! command's effect and its events are written together ([`Store::commit`]). It knows no broker and runs no plugin.
+//! SeaORM does not show outside this module; every call names its community.
+//!
+//! Up the message path: `src/worker` and `src/scheduler`. Down: `migrations`, which makes the tables.
+
+mod attempts;
+mod changes;
+mod clock;
+mod commit;
+mod communities;
+mod connection;
+mod due;
+mod entity;
+mod error;
+mod inbox;
+mod instances;
+mod json;
+mod keys;
+mod migrate;
+mod outbox;
+mod processes;
+mod runs;
+mod transaction;
+mod unit;
+
+use metagov_sdk::contract::Timestamp;
+
+use self::connection::Connections;
+
+pub use attempts::{AttemptStatus, AttemptView, Begun, Keep, NewAttempt};
+pub use communities::StoredCommunity;
+pub use due::{DueProcess, DueTick};
+pub use error::StoreError;
+pub use inbox::{InboxEntry, Seen};
+pub use instances::{Instance, InstanceVersion, NewInstance};
+pub use outbox::OutboxEvent;
+pub use processes::{Process, ProcessFilter};
+pub use runs::{ActionRun, RunStatus};
+pub use unit::{Change, Committed, Unit};
+
+/// Which database, and how many connections to it.
+#[derive(Clone)]
+pub struct Settings {
+    /// `sqlite:<file>` or `postgres://user:password@host/database`. `sqlite::memory:` is for tests.
+    pub url: String,
+    /// At most so many connections at once; on SQLite one of them writes and the others read.
+    pub max_connections: u32,
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").field("max_connections", &self.max_connections).finish_non_exhaustive()
+    }
+}
+
+/// The database; a cheap handle.
+#[derive(Clone, Debug)]
+pub struct Store {
+    connections: Connections,
+}
+
+impl Store {
+    /// Opens the database. A SQLite file is created where it is missing, with its directory.
+    ///
+    /// # Errors
+    /// An unusable URL, or a database that does not answer.
+    pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
+        Ok(Self { connections: Connections::open(settings).await? })
+    }
+
+    /// What time it is by the database's clock.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        clock::read(&self.connections.reader).await
+    }
+}

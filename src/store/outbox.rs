@@ -1,0 +1,218 @@
+//! The outbox: every event, written with the state that it describes, published afterwards.
+//!
+//! The body is kept byte for byte, so that a repetition is the same event. A row that stays unmarked is published by a
+//! sweeper; a marked one can be replayed. Up: [`super::commit`], which writes rows. Down: the table `outbox`, and
+//! whoever publishes.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use metagov_sdk::contract::{CommunitySlug, Timestamp};
+use sea_orm::{
+    ActiveValue::{NotSet, Set},
+    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait,
+    sea_query::{LockBehavior, LockType, OnConflict},
+};
+use uuid::Uuid;
+
+use super::{
+    Store, StoreError, Unit, clock,
+    communities::word,
+    entity::outbox::{ActiveModel, Column, Entity, Model},
+    keys,
+};
+
+/// How long an event that the sweeper took is its own.
+const SWEEP_LEASE: Duration = Duration::from_secs(30);
+
+/// An event as it is stored and published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxEvent {
+    /// The id of the event, the same however often its command is handled.
+    pub id: Uuid,
+    /// The community it belongs to.
+    pub community: CommunitySlug,
+    /// The plugin, or `core`.
+    pub plugin: String,
+    /// Where on the events exchange.
+    pub routing_key: String,
+    /// The CloudEvents type.
+    pub event_type: String,
+    /// The whole event as JSON, byte for byte.
+    pub body: Arc<str>,
+    /// The driver's correlation id.
+    pub correlation_id: Option<String>,
+    /// The W3C trace context to publish it with.
+    pub traceparent: Option<String>,
+    /// The `message_id` of the command that caused it.
+    pub causation_id: Option<String>,
+    /// The process it tells about.
+    pub process_id: Option<Uuid>,
+    /// The version of that process.
+    pub sequence: Option<i64>,
+    /// Whether it is the command's final event, the one that a reply gets.
+    pub last: bool,
+}
+
+impl Store {
+    /// Marks events as published and confirmed, by one statement. The flag says that the event came back because no
+    /// queue is bound for it.
+    ///
+    /// # Errors
+    /// Of the database. The events are then published once more by the sweeper, under the same ids.
+    pub async fn mark_published(&self, events: &[(Uuid, bool)]) -> Result<(), StoreError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
+        let unrouted: Vec<Uuid> = events.iter().filter(|(_, unrouted)| *unrouted).map(|(id, _)| *id).collect();
+        self.transaction(move |transaction| {
+            Box::pin(async move {
+                let backend = transaction.get_database_backend();
+                let mut update = Entity::update_many()
+                    .col_expr(Column::PublishedAt, clock::now(backend))
+                    .filter(keys::one_of(backend, Column::Id, &ids));
+                if !unrouted.is_empty() {
+                    update = update.col_expr(Column::Unrouted, keys::one_of(backend, Column::Id, &unrouted));
+                }
+                update.exec(transaction).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Takes the oldest events that were committed at least `older_than` ago and are not marked as published. They are
+    /// ours for half a minute, so that two sweepers do not publish the same.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn unpublished(&self, older_than: Duration, limit: u64) -> Result<Vec<OutboxEvent>, StoreError> {
+        self.transaction(move |transaction| {
+            Box::pin(async move {
+                let backend = transaction.get_database_backend();
+                let now = clock::read(transaction).await?;
+                let old_enough = clock::earlier(now, older_than);
+                let free = Condition::any().add(Column::ClaimedUntil.is_null()).add(Column::ClaimedUntil.lt(now));
+                let oldest = Entity::find()
+                    .select_only()
+                    .column(Column::Id)
+                    .filter(Column::PublishedAt.is_null())
+                    .filter(Column::CreatedAt.lte(old_enough))
+                    .filter(free)
+                    .order_by_asc(Column::CreatedAt)
+                    .order_by_asc(Column::Position)
+                    .limit(limit)
+                    .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+                let mut rows = Entity::update_many()
+                    .col_expr(Column::ClaimedUntil, clock::after(backend, SWEEP_LEASE))
+                    .filter(Column::Id.in_subquery(oldest.into_query()))
+                    .exec_with_returning(transaction)
+                    .await?;
+                rows.sort_by_key(|row| (row.created_at, row.position));
+                rows.into_iter().map(OutboxEvent::from_row).collect()
+            })
+        })
+        .await
+    }
+
+    /// Stored events of a community in the order of their commits, to be published once more: those from `since` on,
+    /// and only those in `ids` unless that is empty.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn events(
+        &self,
+        community: &CommunitySlug,
+        since: Option<Timestamp>,
+        ids: &[Uuid],
+        limit: u64,
+    ) -> Result<Vec<OutboxEvent>, StoreError> {
+        let reader = &self.connections.reader;
+        let mut select = Entity::find().filter(Column::Community.eq(community.as_str()));
+        if let Some(since) = since {
+            select = select.filter(Column::CreatedAt.gte(since));
+        }
+        if !ids.is_empty() {
+            select = select.filter(keys::one_of(reader.get_database_backend(), Column::Id, ids));
+        }
+        let rows =
+            select.order_by_asc(Column::CreatedAt).order_by_asc(Column::Position).limit(limit).all(reader).await?;
+        rows.into_iter().map(OutboxEvent::from_row).collect()
+    }
+}
+
+/// The events of commands, by community and key, each list in its order.
+pub(super) async fn of_keys<'k>(
+    connection: &impl ConnectionTrait,
+    pairs: impl IntoIterator<Item = (&'k str, &'k str)>,
+) -> Result<HashMap<(String, String), Vec<OutboxEvent>>, StoreError> {
+    let pairs: Vec<_> = pairs.into_iter().collect();
+    let mut found: HashMap<_, Vec<_>> = HashMap::new();
+    for chunk in pairs.chunks(keys::CHUNK) {
+        let rows = Entity::find()
+            .filter(keys::any_of(Column::Community, Column::InboxKey, chunk.iter().copied()))
+            .order_by_asc(Column::Position)
+            .all(connection)
+            .await?;
+        for mut row in rows {
+            let key = (row.community.clone(), row.inbox_key.take().unwrap_or_default());
+            found.entry(key).or_default().push(OutboxEvent::from_row(row)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Writes the events of the units. An event with the same id is the same event, and stays as it was.
+pub(super) async fn insert(transaction: &DatabaseTransaction, units: &[&Unit]) -> Result<(), StoreError> {
+    let created_at = clock::stamp(transaction.get_database_backend());
+    let of_units = units.iter().flat_map(|unit| unit.events.iter().map(move |event| (*unit, event)));
+    let rows: Vec<ActiveModel> = of_units
+        .zip(0..)
+        .map(|((unit, event), position)| ActiveModel {
+            id: Set(event.id),
+            community: Set(event.community.as_str().to_owned()),
+            inbox_key: Set(unit.inbox.as_ref().map(|entry| entry.message_id.as_str().to_owned())),
+            position: Set(position),
+            plugin: Set(event.plugin.clone()),
+            routing_key: Set(event.routing_key.clone()),
+            event_type: Set(event.event_type.clone()),
+            body: Set(event.body.as_ref().to_owned()),
+            correlation_id: Set(event.correlation_id.clone()),
+            traceparent: Set(event.traceparent.clone()),
+            causation_id: Set(event.causation_id.clone()),
+            process_id: Set(event.process_id),
+            sequence: Set(event.sequence),
+            last: Set(event.last),
+            unrouted: NotSet,
+            published_at: NotSet,
+            claimed_until: NotSet,
+            created_at: created_at.clone(),
+        })
+        .collect();
+    for chunk in rows.chunks(keys::CHUNK) {
+        let insert =
+            Entity::insert_many(chunk.to_vec()).on_conflict(OnConflict::column(Column::Id).do_nothing().to_owned());
+        insert.exec_without_returning(transaction).await?;
+    }
+    Ok(())
+}
+
+impl OutboxEvent {
+    fn from_row(row: Model) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.id,
+            community: word("outbox.community", &row.community)?,
+            plugin: row.plugin,
+            routing_key: row.routing_key,
+            event_type: row.event_type,
+            body: row.body.into(),
+            correlation_id: row.correlation_id,
+            traceparent: row.traceparent,
+            causation_id: row.causation_id,
+            process_id: row.process_id,
+            sequence: row.sequence,
+            last: row.last,
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! What one handled command wants written, and what became of it.
+//!
+//! A [`Unit`] is the whole of a command's effect: inbox row, changes, run and events, written together or not at all.
+//! Many units go into one transaction ([`Store::commit`](super::Store::commit)); each gets a [`Committed`] of its own.
+//!
+//! Up the message path: the worker's committer, which gathers units. Down: [`super::commit`], which writes them.
+
+use std::time::Duration;
+
+use metagov_sdk::contract::CommunitySlug;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{ActionRun, InboxEntry, InstanceVersion, NewInstance, OutboxEvent, Process, StoreError};
+
+/// Everything that one handled command writes.
+#[derive(Debug, Clone, Default)]
+pub struct Unit {
+    /// The command's key; `None` for a command without `message_id`, which is not deduplicated.
+    pub inbox: Option<InboxEntry>,
+    /// The fence of [`Store::begin_attempt`](super::Store::begin_attempt), where that was called for this command.
+    pub fence: Option<i64>,
+    /// The instance that the handler read; if it has changed since, the unit is [`Committed::Stale`].
+    pub saw: Option<InstanceVersion>,
+    /// Changes of communities, instances and processes. Their order does not matter.
+    pub changes: Vec<Change>,
+    /// The record of an action that ran.
+    pub run: Option<ActionRun>,
+    /// The events to publish after the commit, in this order. All belong to the community of `inbox`.
+    pub events: Vec<OutboxEvent>,
+}
+
+/// One change of stored state. Each names its community; `expected` is the version that must still hold.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A community that did not exist.
+    InsertCommunity {
+        /// Its address.
+        slug: CommunitySlug,
+        /// Its name for people.
+        readable_name: Option<String>,
+    },
+    /// New words for a community.
+    UpdateCommunity {
+        /// Its address.
+        slug: CommunitySlug,
+        /// Its name for people from now on.
+        readable_name: Option<String>,
+        /// The version that was read.
+        expected: i64,
+    },
+    /// Deletes the community with its instances, processes and runs. Inbox and outbox rows stay.
+    DeleteCommunity {
+        /// Its address.
+        slug: CommunitySlug,
+        /// The version that was read.
+        expected: i64,
+    },
+    /// Enables a plugin.
+    InsertInstance(NewInstance),
+    /// A new config or a new plugin state, or both.
+    UpdateInstance {
+        /// The instance.
+        id: Uuid,
+        /// The community it is enabled in.
+        community: CommunitySlug,
+        /// The version that was read.
+        expected: i64,
+        /// The platform id that belongs to the new config; looked at only where `config` is given.
+        platform_id: Option<String>,
+        /// The new config; `None` leaves it.
+        config: Option<Value>,
+        /// The new plugin state; `None` leaves it.
+        state: Option<Value>,
+        /// How often the plugin ticks under the new config; looked at only where `config` is given.
+        tick_every: Option<Duration>,
+    },
+    /// Disables a plugin. Its open processes must end in the same unit; one that is left makes the unit stale.
+    DeleteInstance {
+        /// The instance.
+        id: Uuid,
+        /// The community it was enabled in.
+        community: CommunitySlug,
+        /// The version that was read.
+        expected: i64,
+    },
+    /// A process that was started.
+    InsertProcess(Box<Process>),
+    /// A process that moved on; the whole row is replaced.
+    UpdateProcess {
+        /// The process as it is to be, with its new `record.version`.
+        process: Box<Process>,
+        /// The version that was read.
+        expected: i64,
+    },
+}
+
+/// What became of a unit.
+#[derive(Debug, Clone)]
+pub enum Committed {
+    /// Written, all of it.
+    Stored,
+    /// The key was finished before with the same fingerprint: these are its stored events. Nothing was written.
+    Repeated(Vec<OutboxEvent>),
+    /// The key was used before with another fingerprint. Nothing was written.
+    Conflict,
+    /// What was read no longer holds, or what was to be created exists: run again on fresh state. Nothing was written.
+    Stale,
+    /// Somebody else is attempting this key at this time. Nothing was written.
+    InFlight,
+    /// The fence is no longer ours: another attempt took over, or finished. Nothing was written.
+    LostFence,
+    /// The database would not have this unit. Nothing was written. Where
+    /// [`is_passing`](StoreError::is_passing) holds it may be committed again, otherwise it never succeeds.
+    Refused(StoreError),
+}

@@ -1,0 +1,126 @@
+//! What a process says about itself: lines for people or JSON for machines, on stderr.
+//!
+//! Stdout belongs to data, so nothing is ever logged there. What is logged never holds a setting, a token or a body.
+//! Fields have fixed names, so that a query written once finds every role and every plugin:
+//!
+//! | field | on | meaning |
+//! |---|---|---|
+//! | `message.id` | span `message` | the command's `message_id` |
+//! | `routing_key` | span `message` | what the command asks for |
+//! | `community`, `plugin` | span `message` | what it is about |
+//! | `attempt` | span `message` | which try of the handler, from 1 |
+//! | `verdict` | span `message` | `completed`, `rejected`, `retried`, `failed`, `uncertain`, `repeated`, `dead` |
+//! | `elapsed_ms` | span `message` | from delivery to acknowledgement |
+//! | `trace.id` | span `message` | of the W3C trace context, where the command carried one |
+//! | `process.id` | events | the governance process |
+//! | `error` | events | why something failed; logged once, where it is settled |
+//!
+//! Up: [`crate::config::Log`]. Down: stderr.
+
+use std::io::{self, IsTerminal};
+
+use thiserror::Error;
+use tracing::{Dispatch, subscriber::SetGlobalDefaultError};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use crate::config::LogFormat;
+
+/// Libraries that talk about every frame and every query.
+const QUIET: &str = "lapin=warn,sqlx=warn,sea_orm=warn,sea_orm_migration=warn,tokio_cron_scheduler=warn,hyper=warn,\
+                     hyper_util=warn,reqwest=warn,rustls=warn,h2=warn";
+
+/// The filter does not parse.
+#[derive(Debug, Error)]
+#[error("must be a level (error, warn, info, debug, trace) or a list of target=level")]
+pub struct InvalidFilter(#[source] tracing_subscriber::filter::ParseError);
+
+/// Reads a filter; libraries that talk a lot stay at `warn` unless it names them.
+///
+/// # Errors
+/// [`InvalidFilter`] with what would be right.
+pub fn parse_filter(filter: &str) -> Result<EnvFilter, InvalidFilter> {
+    // A later directive for the same target replaces the earlier one.
+    EnvFilter::builder().parse(format!("{QUIET},{filter}")).map_err(InvalidFilter)
+}
+
+/// Whether stderr may be coloured: it is a terminal, and <https://no-color.org> is not asked for.
+#[must_use]
+pub fn coloured() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Starts logging for the whole process; called once, by `main`.
+///
+/// # Errors
+/// Where logging was started before.
+pub fn start(format: LogFormat, filter: EnvFilter) -> Result<(), SetGlobalDefaultError> {
+    tracing::dispatcher::set_global_default(dispatch(format, filter, coloured(), io::stderr))
+}
+
+fn dispatch<W>(format: LogFormat, filter: EnvFilter, coloured: bool, writer: W) -> Dispatch
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    match format {
+        LogFormat::Human => builder.with_ansi(coloured).with_target(false).finish().into(),
+        LogFormat::Json => {
+            builder.json().flatten_event(true).with_current_span(true).with_span_list(false).finish().into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    fn logged(format: LogFormat, filter: &str, say: impl FnOnce()) -> String {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let filter = parse_filter(filter).expect("a valid filter");
+        let shared = SharedWriter(Arc::clone(&lines));
+        let dispatch = dispatch(format, filter, false, move || shared.clone());
+        tracing::dispatcher::with_default(&dispatch, say);
+        let bytes = lines.lock().expect("no writer panicked").clone();
+        String::from_utf8(bytes).expect("logs are UTF-8")
+    }
+
+    #[derive(Clone)]
+    struct SharedWriter(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for SharedWriter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no writer panicked").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_of_json_carries_the_fields_of_its_message() {
+        let text = logged(LogFormat::Json, "info", || {
+            let _message = tracing::info_span!("message", message.id = "m-1", community = "acme").entered();
+            tracing::info!(process.id = "p-1", "it ended");
+        });
+        let line: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON object");
+        assert_eq!(line["span"]["message.id"], "m-1", "{line}");
+        assert_eq!(line["process.id"], "p-1", "{line}");
+        assert_eq!(line["message"], "it ended", "{line}");
+    }
+
+    #[test]
+    fn libraries_that_talk_a_lot_are_quiet_until_they_are_named() {
+        let say = || tracing::info!(target: "lapin::frames", "a frame");
+        assert_eq!(logged(LogFormat::Human, "info", say), "");
+        assert!(logged(LogFormat::Human, "info,lapin=info", say).contains("a frame"));
+    }
+
+    #[test]
+    fn a_filter_that_does_not_parse_is_refused() {
+        assert!(parse_filter("worker=loud=1").is_err());
+        assert!(parse_filter("warn,metagov::bus=debug").is_ok());
+    }
+}

@@ -1,0 +1,239 @@
+//! Group commit: what many handlers have finished is written in one transaction and published in one go.
+//!
+//! It takes what has gathered and never waits for more, so a lone command is not delayed and a flood is batched. Two
+//! batches are in flight, so that database and broker work at the same time. It knows no commands: a [`Unit`] comes in,
+//! what became of it goes back. Up: [`super::settle`]. Down: [`Store::commit`], then [`Bus::publish`].
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+use super::{
+    answer::{message_of_stored, to_events, to_reply},
+    envelope::Envelope,
+};
+use crate::{
+    bus::{Bus, Outgoing, Published},
+    store::{Committed, OutboxEvent, Store, StoreError, Unit},
+};
+
+/// What became of a unit.
+#[derive(Debug)]
+pub(super) enum Settled {
+    /// Stored, and its events are confirmed by the broker.
+    Published,
+    /// The key was used before by the very same command; its stored events are confirmed by the broker again.
+    Repeated,
+    /// The key was used before by another command; nothing was written.
+    Conflict,
+    /// What the handler saw has changed meanwhile; nothing was written. Run it again.
+    Stale,
+    /// Somebody else is attempting the command right now; nothing was written.
+    InFlight,
+    /// The database refuses the unit for good; nothing was written.
+    Refused(StoreError),
+    /// The worker is going down; the delivery stays unacknowledged and comes again.
+    Closed,
+}
+
+struct Work {
+    unit: Unit,
+    envelope: Arc<Envelope>,
+    done: oneshot::Sender<Settled>,
+}
+
+/// The way in: cheap to clone, shared by every handler.
+#[derive(Clone)]
+pub(super) struct Committer {
+    work: mpsc::Sender<Work>,
+}
+
+/// How large batches grow, and how many are under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BatchLimits {
+    /// Units in one transaction.
+    pub(super) batch: usize,
+    /// Transactions and publications under way at the same time.
+    pub(super) in_flight: usize,
+}
+
+impl Committer {
+    /// Starts the committer; it ends when its last handle is dropped, or at once when `abort` is cancelled.
+    #[must_use]
+    pub(super) fn start(
+        store: Store,
+        bus: Bus,
+        limits: BatchLimits,
+        tasks: &TaskTracker,
+        abort: CancellationToken,
+    ) -> Self {
+        let (work, mut gathered) = mpsc::channel::<Work>(limits.batch * limits.in_flight * 2);
+        let tracker = tasks.clone();
+        tasks.spawn(async move {
+            let lanes = Arc::new(Semaphore::new(limits.in_flight));
+            loop {
+                // The lane first: while both are busy, more gathers, and the next batch is larger.
+                let Ok(lane) = Arc::clone(&lanes).acquire_owned().await else { return };
+                let mut batch = Vec::with_capacity(limits.batch);
+                let received = tokio::select! {
+                    () = abort.cancelled() => return,
+                    received = gathered.recv_many(&mut batch, limits.batch) => received,
+                };
+                if received == 0 {
+                    return;
+                }
+                let (store, bus, abort) = (store.clone(), bus.clone(), abort.clone());
+                tracker.spawn(async move {
+                    settle(&store, &bus, batch, &abort).await;
+                    drop(lane);
+                });
+            }
+        });
+        Self { work }
+    }
+
+    /// Stores a unit and publishes its events; comes back when the broker has confirmed them.
+    pub(super) async fn commit(&self, unit: Unit, envelope: Arc<Envelope>) -> Settled {
+        let (done, settled) = oneshot::channel();
+        if self.work.send(Work { unit, envelope, done }).await.is_err() {
+            return Settled::Closed;
+        }
+        settled.await.unwrap_or(Settled::Closed)
+    }
+}
+
+async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, abort: &CancellationToken) {
+    let (units, waiting): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|work| (work.unit, (work.envelope, work.done))).unzip();
+    let stored_events: Vec<Vec<OutboxEvent>> = units.iter().map(|unit| unit.events.clone()).collect();
+    let committed = match commit(store, units, abort).await {
+        Ok(committed) => committed,
+        Err(error) => {
+            for (_, done) in waiting {
+                let _ = done.send(error.clone().map_or(Settled::Closed, Settled::Refused));
+            }
+            return;
+        }
+    };
+    let mut outgoing = Vec::new();
+    let mut marks = Vec::new();
+    let mut settled = Vec::with_capacity(waiting.len());
+    for ((committed, events), (envelope, done)) in committed.into_iter().zip(stored_events).zip(waiting) {
+        let (outcome, events) = match committed {
+            Committed::Stored => (Settled::Published, events),
+            Committed::Repeated(events) => (Settled::Repeated, events),
+            Committed::Conflict => (Settled::Conflict, Vec::new()),
+            Committed::InFlight => (Settled::InFlight, Vec::new()),
+            // After a lost fence, whoever took over has the word; running again finds out what they say.
+            Committed::Stale | Committed::LostFence => (Settled::Stale, Vec::new()),
+            Committed::Refused(error) => (Settled::Refused(error), Vec::new()),
+        };
+        prepare(&events, &envelope, &mut outgoing, &mut marks);
+        settled.push((outcome, done));
+    }
+    let published = publish(store, bus, outgoing, marks, abort).await;
+    for (outcome, done) in settled {
+        let _ = done.send(if published { outcome } else { Settled::Closed });
+    }
+}
+
+/// Puts events on the list of what goes out; `marks` remembers at which place of the list an event stands.
+fn prepare(
+    events: &[OutboxEvent],
+    envelope: &Envelope,
+    outgoing: &mut Vec<Outgoing>,
+    marks: &mut Vec<(usize, uuid::Uuid)>,
+) {
+    for event in events {
+        let message = message_of_stored(event);
+        let reply = if event.last { to_reply(&message, envelope) } else { None };
+        marks.push((outgoing.len(), event.id));
+        outgoing.push(to_events(message));
+        outgoing.extend(reply);
+    }
+}
+
+/// Publishes events that are stored and marks them. `false` where the worker goes down meanwhile.
+async fn publish(
+    store: &Store,
+    bus: &Bus,
+    outgoing: Vec<Outgoing>,
+    marks: Vec<(usize, uuid::Uuid)>,
+    abort: &CancellationToken,
+) -> bool {
+    if outgoing.is_empty() {
+        return true;
+    }
+    let published = tokio::select! {
+        () = abort.cancelled() => return false,
+        published = bus.publish(outgoing) => published,
+    };
+    let Ok(published) = published else { return false };
+    let marks: Vec<_> = marks.into_iter().map(|(place, id)| (id, published[place] == Published::Unrouted)).collect();
+    // An event that is out but not marked goes out once more under the same id: harmless, so no reason to wait.
+    if let Err(error) = store.mark_published(&marks).await {
+        warn!(%error, events = marks.len(), "published events could not be marked; they will be published again");
+    }
+    true
+}
+
+/// Publishes the stored events of a command once more.
+pub(super) async fn republish(
+    store: &Store,
+    bus: &Bus,
+    events: &[OutboxEvent],
+    envelope: &Envelope,
+    abort: &CancellationToken,
+) -> bool {
+    let (mut outgoing, mut marks) = (Vec::new(), Vec::new());
+    prepare(events, envelope, &mut outgoing, &mut marks);
+    publish(store, bus, outgoing, marks, abort).await
+}
+
+/// Commits, for as long as the database is only away: all units, then those that it could not take for the time being.
+/// `Err(None)` where the worker goes down meanwhile.
+async fn commit(
+    store: &Store,
+    units: Vec<Unit>,
+    abort: &CancellationToken,
+) -> Result<Vec<Committed>, Option<StoreError>> {
+    let mut delays = patience();
+    let mut results: Vec<Option<Committed>> = units.iter().map(|_| None).collect();
+    loop {
+        let open: Vec<usize> = (0..units.len()).filter(|place| results[*place].is_none()).collect();
+        let error = match store.commit(open.iter().map(|place| units[*place].clone()).collect()).await {
+            Ok(committed) => {
+                let mut away = None;
+                for (place, committed) in open.into_iter().zip(committed) {
+                    match committed {
+                        Committed::Refused(error) if error.is_passing() => away = Some(error),
+                        settled => results[place] = Some(settled),
+                    }
+                }
+                let Some(error) = away else { return Ok(results.into_iter().flatten().collect()) };
+                error
+            }
+            Err(error) if error.is_passing() => error,
+            Err(error) => return Err(Some(error)),
+        };
+        let delay = delays.next().unwrap_or(Duration::from_secs(5));
+        warn!(%error, "cannot commit, trying again in {delay:?}");
+        tokio::select! {
+            () = abort.cancelled() => return Err(None),
+            () = tokio::time::sleep(delay) => {}
+        }
+    }
+}
+
+/// The waits between tries while the database is away: from 50 ms to 5 s, jittered, without end.
+pub(super) fn patience() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}

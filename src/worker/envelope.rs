@@ -1,0 +1,246 @@
+//! What arrives around a command: its key, its answer address, its trace, its attempt.
+//!
+//! Everything that AMQP says about a command is read and checked here, once; from here on the worker knows no message
+//! properties. Up: a [`Delivery`](crate::bus::Delivery). Down: [`super::handle`], which acts on command and envelope.
+
+use metagov_sdk::contract::{
+    Command, CommandKey, CommandRejected, CommunitySlug, Event, EventBody, EventId, EventScope, MessageId, Name,
+    Problem, ProblemKind, Timestamp, TraceParent, event::derive_uuid,
+};
+use rand::Rng;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::{
+    bus::{ATTEMPT_HEADER, Message},
+    store::{InboxEntry, OutboxEvent},
+};
+
+/// How a command came, and where its answer goes.
+#[derive(Debug, Clone)]
+pub(super) struct Envelope {
+    /// The routing key it was published under.
+    pub(super) routing_key: String,
+    /// The community it is about.
+    pub(super) community: Option<CommunitySlug>,
+    /// The plugin it is about; `None` for commands of the core.
+    pub(super) plugin: Option<Name>,
+    /// Its idempotency key.
+    pub(super) message_id: Option<MessageId>,
+    /// SHA-256 of routing key and body: the same key with another fingerprint is a conflict.
+    pub(super) fingerprint: [u8; 32],
+    /// What the driver recognises its answer by: its `correlation_id`, else its `message_id`.
+    pub(super) correlation_id: Option<String>,
+    /// The queue that wants the answer besides the events exchange.
+    pub(super) reply_to: Option<String>,
+    /// The trace that the command belongs to, seen from this worker.
+    pub(super) trace: TraceParent,
+    /// How often its handler has been called, this time included.
+    pub(super) attempt: u32,
+    /// Stands in for the `message_id` where there is none: the same for this delivery only.
+    nonce: Uuid,
+}
+
+/// A command with its envelope, or why it cannot be acted on.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// How it came.
+    pub(super) envelope: Envelope,
+    /// What it asks for.
+    pub(super) command: Result<Command, Problem>,
+}
+
+/// Where the size of bodies and the names of our own queues are checked against.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    /// The largest body that is read, in bytes.
+    pub(super) max_body_bytes: usize,
+    /// What our own queues start with; no answer goes there.
+    pub(super) prefix: String,
+}
+
+/// Reads a message: properties first, then size, then the body.
+#[must_use]
+pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
+    let properties = &message.properties;
+    let mut random = rand::rng();
+    let trace = properties
+        .headers
+        .get("traceparent")
+        .and_then(|text| TraceParent::parse(text))
+        .unwrap_or_else(|| TraceParent::from_random(random.random(), random.random()));
+    let mut problem = None;
+    let message_id = match properties.message_id.as_deref().map(MessageId::new) {
+        None => None,
+        Some(Ok(id)) => Some(id),
+        Some(Err(error)) => {
+            problem = Some(Problem::new(ProblemKind::InvalidProperty, format!("{error}; a UUID is best")));
+            None
+        }
+    };
+    let reply_to = properties.reply_to.clone().filter(|queue| !queue.is_empty());
+    let reply_to = match reply_to.map(|queue| check_reply_to(queue, &limits.prefix)) {
+        None => None,
+        Some(Ok(queue)) => Some(queue),
+        Some(Err(refused)) => {
+            problem.get_or_insert(refused);
+            None
+        }
+    };
+    let (command, community, plugin) = read(message, limits, problem);
+    let envelope = Envelope {
+        routing_key: message.routing_key.clone(),
+        fingerprint: fingerprint(&message.routing_key, &message.body),
+        correlation_id: properties.correlation_id.clone().or_else(|| message_id.as_ref().map(MessageId::to_string)),
+        message_id: message_id.or_else(|| webhook_key(&command)),
+        reply_to,
+        trace: trace.child(random.random()),
+        attempt: properties.headers.get(ATTEMPT_HEADER).and_then(|count| count.parse().ok()).unwrap_or(1).max(1),
+        nonce: Uuid::now_v7(),
+        community,
+        plugin,
+    };
+    Opened { envelope, command }
+}
+
+type Read = (Result<Command, Problem>, Option<CommunitySlug>, Option<Name>);
+
+fn read(message: &Message, limits: &Limits, problem: Option<Problem>) -> Read {
+    let plugin_of_key = || CommandKey::parse(&message.routing_key).and_then(|key| key.plugin().cloned());
+    if message.body.len() > limits.max_body_bytes {
+        let detail = format!(
+            "the body has {} bytes, the limit is {}; send less, or raise worker.max_body_bytes",
+            message.body.len(),
+            limits.max_body_bytes
+        );
+        return (Err(Problem::new(ProblemKind::TooLarge, detail)), None, plugin_of_key());
+    }
+    match Command::decode(&message.routing_key, &message.body) {
+        Ok(command) => {
+            let (community, plugin) = (command.community().cloned(), command.key().plugin().cloned());
+            (problem.map_or(Ok(command), Err), community, plugin)
+        }
+        Err(refused) => (Err(problem.unwrap_or(refused.problem)), refused.community, refused.plugin),
+    }
+}
+
+/// A platform's delivery id makes a webhook recognisable where the gateway gave it no key.
+fn webhook_key(command: &Result<Command, Problem>) -> Option<MessageId> {
+    let Ok(Command::Webhook(plugin, hook)) = command else { return None };
+    let id = derive_uuid(&["webhook", plugin.as_str(), hook.delivery_id.as_deref()?]);
+    Some(MessageId::new(&id.to_string()).expect("a UUID is visible ASCII"))
+}
+
+fn check_reply_to(queue: String, prefix: &str) -> Result<String, Problem> {
+    let direct = queue.starts_with("amq.rabbitmq.reply-to");
+    let ours = queue.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
+    if queue.len() > 255 || (queue.starts_with("amq.") && !direct) || ours {
+        let detail = "reply_to must be a queue of your own or amq.rabbitmq.reply-to, of at most 255 bytes";
+        return Err(Problem::new(ProblemKind::InvalidReplyTo, detail));
+    }
+    Ok(queue)
+}
+
+fn fingerprint(routing_key: &str, body: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update(routing_key).chain_update(b"\n").chain_update(body).finalize().into()
+}
+
+impl Envelope {
+    /// The inbox row of the command; `None` where it has no key or no community, and so is not recognised again.
+    #[must_use]
+    pub(super) fn inbox(&self) -> Option<InboxEntry> {
+        Some(InboxEntry {
+            community: self.community.clone()?,
+            message_id: self.message_id.clone()?,
+            fingerprint: self.fingerprint,
+            routing_key: self.routing_key.clone(),
+        })
+    }
+
+    /// The key that platforms are given: the same however often the command is delivered.
+    #[must_use]
+    pub(super) fn idempotency_key(&self) -> Uuid {
+        self.derive("idempotency-key")
+    }
+
+    /// An id that is the same for every delivery of this command.
+    #[must_use]
+    pub(super) fn derive(&self, what: &str) -> Uuid {
+        match (&self.community, &self.message_id) {
+            (Some(community), Some(id)) => derive_uuid(&[what, community.as_str(), id.as_str()]),
+            _ => Uuid::new_v5(&self.nonce, what.as_bytes()),
+        }
+    }
+
+    /// The same envelope in the community that a platform-wide webhook turned out to be for.
+    #[must_use]
+    pub(super) fn in_community(&self, community: &CommunitySlug) -> Self {
+        Self { community: Some(community.clone()), ..self.clone() }
+    }
+
+    /// Whether anybody could recognise an answer to this command.
+    #[must_use]
+    pub(super) fn is_answerable(&self) -> bool {
+        self.message_id.is_some() || self.correlation_id.is_some() || self.reply_to.is_some()
+    }
+
+    /// Where events of this command happen, seen from this plugin.
+    #[must_use]
+    pub(super) fn scope(&self, plugin: Option<&Name>, time: Timestamp) -> EventScope {
+        EventScope {
+            community: self.community.clone(),
+            plugin: plugin.cloned(),
+            correlation_id: self.correlation_id.clone(),
+            causation_id: self.message_id.as_ref().map(MessageId::to_string),
+            traceparent: Some(self.trace.to_string()),
+            time,
+        }
+    }
+
+    /// An event of this command, ready to be stored. `kind` tells it from the command's other events.
+    ///
+    /// # Panics
+    /// Never: only [`Self::rejection`] makes events without a community, and those are not stored.
+    #[must_use]
+    pub(super) fn event(&self, scope: &EventScope, kind: &str, body: &EventBody) -> OutboxEvent {
+        let event = Event::new(self.event_id(scope, kind), scope, body);
+        OutboxEvent {
+            id: event.id,
+            community: scope.community.clone().expect("whatever is stored belongs to a community"),
+            plugin: event.plugin.clone(),
+            routing_key: body.routing_key(scope),
+            event_type: event.event_type.clone(),
+            body: event.to_json().into(),
+            correlation_id: event.correlationid,
+            traceparent: event.traceparent,
+            causation_id: event.causationid,
+            process_id: body.process().map(|record| record.id),
+            sequence: event.sequence,
+            last: false,
+        }
+    }
+
+    /// The event that a driver takes for the command's answer, and that goes to `reply_to`.
+    #[must_use]
+    pub(super) fn last_event(&self, scope: &EventScope, kind: &str, body: &EventBody) -> OutboxEvent {
+        OutboxEvent { last: true, ..self.event(scope, kind, body) }
+    }
+
+    /// The answer to a command that is refused; it is published, never stored. Its id covers the body, so that a
+    /// conflict is told apart from the answer to the command that used the key first.
+    #[must_use]
+    pub(super) fn rejection(&self, problem: Problem, time: Timestamp) -> Message {
+        let fingerprint = Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.fingerprint);
+        let body = EventBody::CommandRejected(CommandRejected { routing_key: self.routing_key.clone(), problem });
+        let scope = self.scope(self.plugin.as_ref(), time);
+        let id = self.event_id(&scope, &format!("command.rejected/{fingerprint}"));
+        super::answer::message_of(&Event::new(id, &scope, &body), body.routing_key(&scope))
+    }
+
+    fn event_id(&self, scope: &EventScope, kind: &str) -> EventId {
+        match &self.message_id {
+            Some(message_id) => EventId::derive(scope.community.as_ref(), message_id, kind),
+            None => EventId(Uuid::new_v5(&self.nonce, kind.as_bytes())),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! From a command to a verdict: one match over what can be asked.
+//!
+//! Nothing here knows AMQP, and nothing here writes: a verdict says what is to be written and told. Up:
+//! [`super::envelope`]. Down: one file for each kind of command, then [`super::settle`].
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::SubsecRound as _;
+use metagov_sdk::contract::{Command, EventBody, Initiator, Name, PlatformEvent, Problem, ProblemKind, Timestamp};
+use serde_json::Value;
+
+use super::{
+    envelope::{Envelope, Opened},
+    instances::{Instances, NoInstance},
+    verdict::{Handled, Verdict, backoff},
+};
+use crate::{
+    host::{Host, LoadedInstance, Request},
+    registry::Registry,
+    store::{Change, OutboxEvent, Seen, Store, StoreError},
+};
+
+/// Everything that handlers work with.
+#[derive(Clone)]
+pub(super) struct Handlers {
+    /// The plugins.
+    pub(super) registry: Arc<Registry>,
+    /// What plugins are given.
+    pub(super) host: Host,
+    /// The database, for reading.
+    pub(super) store: Store,
+    /// Plugin instances at hand.
+    pub(super) instances: Arc<Instances>,
+    /// How long a handler may take where its plugin does not say.
+    pub(super) deadline: Duration,
+    /// How often a handler is called for one command at most.
+    pub(super) max_attempts: u32,
+}
+
+/// A detour on the way to a verdict: either the driver's fault, or the database's trouble.
+pub(super) enum Detour {
+    Verdict(Verdict),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Detour {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Problem> for Detour {
+    fn from(problem: Problem) -> Self {
+        Self::Verdict(Verdict::reject(problem))
+    }
+}
+
+impl From<NoInstance> for Detour {
+    fn from(none: NoInstance) -> Self {
+        match none {
+            NoInstance::Problem(problem) => Self::Verdict(Verdict::Reject(problem)),
+            NoInstance::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// A verdict by `?`: whatever leaves early is a verdict too.
+pub(super) type Step<T = Verdict> = Result<T, Detour>;
+
+impl Handlers {
+    /// Decides what becomes of a command.
+    ///
+    /// # Errors
+    /// The database's trouble; the command is neither handled nor refused then.
+    pub(super) async fn handle(&self, opened: &Opened, redelivered: bool) -> Handled {
+        let envelope = &opened.envelope;
+        let command = match &opened.command {
+            Ok(command) => command.clone(),
+            Err(problem) => return Ok(Verdict::reject(problem.clone())),
+        };
+        let verdict = match command {
+            Command::CommunityApply(body) => self.apply_community(envelope, body).await,
+            Command::CommunityDelete(body) => self.delete_community(envelope, body).await,
+            Command::PluginEnable(plugin, body) => self.enable_plugin(envelope, &plugin, body).await,
+            Command::PluginDisable(plugin, body) => self.disable_plugin(envelope, &plugin, body).await,
+            Command::Action(plugin, action, body) => self.action(envelope, &plugin, &action, body, redelivered).await,
+            Command::ProcessStart(plugin, process, body) => self.start_process(envelope, &plugin, &process, body).await,
+            Command::ProcessClose(plugin, process, body) => {
+                self.close_process(envelope, &plugin, &process, &body).await
+            }
+            Command::Webhook(plugin, body) => self.webhook(envelope, &plugin, body).await,
+            Command::Poll(plugin, process, body) => self.poll(envelope, &plugin, &process, &body).await,
+            Command::Tick(plugin, body) => self.tick(envelope, &plugin, &body).await,
+        };
+        match verdict {
+            Ok(verdict) | Err(Detour::Verdict(verdict)) => Ok(verdict),
+            Err(Detour::Store(error)) => Err(error),
+        }
+    }
+
+    /// What our own clock says, in whole milliseconds so that every database keeps it as it is; never a due time or a
+    /// lease, which are the database's.
+    pub(super) fn now(&self) -> Timestamp {
+        self.host.environment().clock.now().trunc_subsecs(3)
+    }
+
+    /// Leaves early where the very same command was handled before, or its key was used for another one.
+    pub(super) async fn unless_seen(&self, envelope: &Envelope) -> Step<()> {
+        let Some(entry) = envelope.inbox() else { return Ok(()) };
+        match self.store.seen(&entry.community, &entry.message_id).await? {
+            None | Some(Seen::Running) => Ok(()),
+            Some(Seen::Finished { fingerprint, events }) if fingerprint == entry.fingerprint => {
+                Err(Detour::Verdict(Verdict::Repeat(events)))
+            }
+            Some(Seen::Finished { .. }) => Err(conflict().into()),
+        }
+    }
+
+    /// The request part of a call on behalf of this command.
+    pub(super) fn request(envelope: &Envelope, initiator: Option<Initiator>) -> Request {
+        Request {
+            initiator,
+            idempotency_key: envelope.idempotency_key(),
+            attempt: envelope.attempt,
+            may_keep_state: true,
+        }
+    }
+
+    /// Up the delay ladder, if attempts are left.
+    pub(super) fn again(&self, attempt: u32, after: Option<Duration>) -> Option<Verdict> {
+        (attempt < self.max_attempts).then(|| Verdict::Later { after: backoff(attempt, after), counted: true })
+    }
+}
+
+/// The events that a handler emitted, in their order.
+pub(super) fn platform_events(
+    envelope: &Envelope,
+    plugin: &Name,
+    time: Timestamp,
+    emitted: Vec<PlatformEvent>,
+    label: &str,
+) -> Vec<OutboxEvent> {
+    let scope = envelope.scope(Some(plugin), time);
+    emitted
+        .into_iter()
+        .enumerate()
+        .map(|(place, event)| envelope.event(&scope, &format!("platform/{label}/{place}"), &EventBody::Platform(event)))
+        .collect()
+}
+
+/// The change of a plugin's state, where its handler made one.
+pub(super) fn state_change(instance: &LoadedInstance, state: Option<Value>) -> Option<Change> {
+    let stored = &instance.stored;
+    Some(Change::UpdateInstance {
+        id: stored.id,
+        community: stored.community.clone(),
+        expected: stored.version,
+        platform_id: stored.platform_id.clone(),
+        config: None,
+        state: Some(state?),
+        tick_every: stored.tick_every,
+    })
+}
+
+/// The problem of a key that was used before for another command.
+#[must_use]
+pub(super) fn conflict() -> Problem {
+    let detail = "this message_id was used before in this community for another command; use a new one";
+    Problem::new(ProblemKind::Conflict, detail)
+}

@@ -1,0 +1,12 @@
+//! Stories about the bus, told on a real RabbitMQ, in memory, and over the socket of `metagov dev`.
+
+#[path = "bus/proxy.rs"]
+mod proxy;
+#[path = "bus/rabbitmq.rs"]
+mod rabbitmq;
+#[path = "bus/rig.rs"]
+mod rig;
+#[path = "bus/seam.rs"]
+mod seam;
+#[path = "bus/socket.rs"]
+mod socket;

@@ -1,0 +1,240 @@
+//! The command line as the shell sees it: exit codes, what is on stdout and what on stderr. No service is needed here; what
+//! needs one is told in the stories.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A directory in which nothing runs, and an environment without settings.
+struct Shell {
+    dir: TempDir,
+}
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Shell {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).expect("the directory is ours");
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        self.run_with(arguments, &[])
+    }
+
+    fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
+        let inherited = std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("METAGOV_"));
+        let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_metagov"))
+            .args(arguments)
+            .current_dir(self.path())
+            .env_clear()
+            .envs(inherited)
+            .envs(environment.iter().copied())
+            .output()
+            .expect("the program was built");
+        let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+        Ran { code: status.code().expect("it was not killed"), stdout: text(stdout), stderr: text(stderr) }
+    }
+}
+
+impl Ran {
+    /// The one JSON object on stdout.
+    fn object(&self) -> Value {
+        assert_eq!(self.stdout.lines().count(), 1, "{}", self.stdout);
+        serde_json::from_str(&self.stdout).expect("one JSON object")
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).expect("one JSON object for each line")).collect()
+    }
+
+    /// It failed so, said so on stderr, and left stdout alone.
+    fn assert_refused(&self, code: i32, words: &str) {
+        assert_eq!((self.code, self.stdout.as_str()), (code, ""), "{}", self.stderr);
+        assert!(self.stderr.contains(words), "{}", self.stderr);
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let shell = Shell::new();
+    let cases: &[(&[&str], &str)] = &[
+        (&["wrong"], "unrecognized subcommand"),
+        (&["action", "run", "randomness", "-c", "demo"], "must be PLUGIN.NAME"),
+        (&["action", "run", "randomness.random-int", "-c", "No Slug"], "a community slug"),
+        (&["action", "run", "randomness.random-int", "-c", "demo", "-p", "low"], "must be key=value"),
+        (
+            &["action", "run", "randomness.random-int", "-c", "demo", "--params", "absent.json"],
+            "cannot read absent.json",
+        ),
+        (&["action", "run", "randomness.random-int", "-c", "demo", "--timeout", "60"], "with a unit"),
+        (&["process", "get", "no-uuid", "-c", "demo"], "invalid value"),
+        (&["process", "list", "-c", "demo", "--status", "odd"], "must be created, pending, completed or failed"),
+        (&["dead", "retry"], "required"),
+    ];
+    for (arguments, words) in cases {
+        shell.run(arguments).assert_refused(2, words);
+    }
+}
+
+#[test]
+fn what_does_not_exist_is_exit_code_3_with_the_nearest_name() {
+    let shell = Shell::new();
+    shell.run(&["plugins", "show", "randomnes"]).assert_refused(3, "did you mean 'randomness'?");
+    let cases: &[(&[&str], &str)] = &[
+        (&["action", "run", "randomnes.random-int", "-c", "demo"], "did you mean 'randomness'?"),
+        (&["action", "run", "randomness.random-in", "-c", "demo"], "did you mean 'random-int'?"),
+        (&["process", "start", "randomness.delayed-stochastic-vot", "-c", "demo"], "did you mean"),
+        (&["plugin", "enable", "randomnes", "-c", "demo"], "did you mean 'randomness'?"),
+    ];
+    for (arguments, words) in cases {
+        shell.run(arguments).assert_refused(3, words);
+    }
+}
+
+#[test]
+fn with_json_an_error_is_an_object_too() {
+    let shell = Shell::new();
+    let ran = shell.run(&["plugins", "show", "randomnes", "--json"]);
+    assert_eq!(ran.code, 3);
+    assert_eq!(ran.object()["problem"]["type"], "https://metagov.org/problems/unknown-plugin");
+    let ran = shell.run(&["--json", "events", "tail"]);
+    assert_eq!((ran.code, &ran.object()["error"]["exit_code"]), (5, &5.into()));
+}
+
+#[test]
+fn without_a_service_it_is_exit_code_5_with_the_remedy_and_nothing_is_created() {
+    let shell = Shell::new();
+    let cases: &[&[&str]] = &[
+        &["action", "run", "randomness.random-int", "-c", "demo"],
+        &["action", "run", "randomness.random-int", "-c", "demo", "--wait"],
+        &["process", "start", "randomness.delayed-stochastic-vote", "-c", "demo"],
+        &["community", "apply", "demo"],
+        &["community", "list"],
+        &["community", "get", "demo"],
+        &["plugin", "disable", "randomness", "-c", "demo"],
+        &["process", "list", "-c", "demo"],
+        &["events", "tail"],
+        &["dead", "list"],
+        &["topology", "apply"],
+    ];
+    for arguments in cases {
+        shell.run(arguments).assert_refused(5, "start `metagov dev`");
+    }
+    assert_eq!(fs::read_dir(shell.path()).expect("it is ours").count(), 0, "a read left something behind");
+}
+
+#[test]
+fn a_dev_that_is_gone_is_exit_code_5() {
+    let shell = Shell::new();
+    fs::create_dir(shell.path().join("data")).expect("the directory is ours");
+    // Port 1 on loopback: nobody listens there.
+    shell.write("data/dev.json", r#"{"address": "127.0.0.1:1", "token": "hunter2", "pid": 7}"#);
+    let ran = shell.run(&["events", "tail"]);
+    ran.assert_refused(5, "`metagov dev` (process 7) does not answer at 127.0.0.1:1");
+    assert!(!ran.stderr.contains("hunter2"));
+}
+
+#[test]
+fn settings_that_cannot_be_used_are_exit_code_78_with_every_fault() {
+    let shell = Shell::new();
+    shell.write("metagov.toml", "[worker]\nconcurency = 1\nbatch = 'x'\n");
+    let ran = shell.run_with(&["worker", "--concurrency", "0"], &[("METAGOV_BROKER_URL", "amqp://u:hunter2@h")]);
+    for words in [
+        "file metagov.toml: worker.concurency: no setting has this name; did you mean 'worker.concurrency'?",
+        "file metagov.toml: worker.batch: must be a whole number, found a text",
+        "variable METAGOV_BROKER_URL: no setting has this name; did you mean 'METAGOV__BROKER__URL'?",
+        "flag --concurrency: worker.concurrency: must be between 1 and 65535",
+    ] {
+        ran.assert_refused(78, words);
+    }
+    assert!(!ran.stderr.contains("hunter2"));
+    // What says something about the program only works all the same.
+    assert_eq!(shell.run(&["plugins", "list"]).code, 0);
+    assert_eq!(shell.run(&["completions", "fish"]).code, 0);
+}
+
+#[test]
+fn a_file_that_is_named_must_exist() {
+    Shell::new().run(&["config", "show", "--config", "absent.toml"]).assert_refused(78, "file absent.toml");
+}
+
+#[test]
+fn explain_says_which_layer_set_what_and_shows_no_secret() {
+    let shell = Shell::new();
+    shell.write("metagov.toml", "[worker]\nbatch = 7\n");
+    let environment = [("METAGOV__BROKER__URL", "amqp://me:hunter2@host/vhost")];
+    let ran = shell.run_with(&["config", "explain", "--json"], &environment);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    let found = |key: &str| ran.lines().into_iter().find(|line| line["key"] == key).expect("every key is there");
+    assert_eq!(found("worker.batch")["origin"], "file metagov.toml");
+    assert_eq!(found("worker.batch")["value"], 7);
+    assert_eq!(found("broker.url")["origin"], "variable METAGOV__BROKER__URL");
+    assert_eq!(found("broker.url")["value"], "amqp://me:********@host/vhost");
+    assert_eq!(found("database.url")["value"], "sqlite:./data/metagov.db");
+    assert_eq!(found("log.format")["origin"], "default");
+    assert!(!ran.stdout.contains("hunter2"));
+
+    let ran = shell.run_with(&["config", "show", "--json"], &environment);
+    assert_eq!(ran.object()["worker.batch"], 7);
+    let ran = shell.run(&["config", "explain"]);
+    assert!(ran.stdout.starts_with("KEY") && ran.stdout.contains("file metagov.toml"), "{}", ran.stdout);
+}
+
+#[test]
+fn plugins_are_listed_and_shown_without_a_service() {
+    let shell = Shell::new();
+    let ran = shell.run(&["plugins", "list", "--json"]);
+    assert!(ran.lines().iter().any(|plugin| plugin["name"] == "randomness"), "{}", ran.stdout);
+    let ran = shell.run(&["plugins", "show", "randomness", "--json"]);
+    assert!(ran.object()["actions"]["random-int"]["parameters"].is_object());
+    let ran = shell.run(&["plugins", "show", "randomness"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    assert!(ran.stdout.contains("action randomness.random-int"), "{}", ran.stdout);
+    assert!(!ran.stdout.contains('\u{1b}'), "colours belong on a terminal only");
+}
+
+#[test]
+fn the_topology_is_shown_under_the_prefix_of_the_settings() {
+    let shell = Shell::new();
+    let ran = shell.run_with(&["topology", "show", "--json"], &[("METAGOV__BROKER__PREFIX", "other")]);
+    let topology = ran.object();
+    let names: Vec<&str> =
+        topology["queues"].as_array().expect("a list").iter().filter_map(|queue| queue["name"].as_str()).collect();
+    assert!(names.contains(&"other.plugin.randomness") && names.contains(&"other.core"), "{names:?}");
+    assert!(shell.run(&["topology", "show"]).stdout.contains("action.randomness.*"));
+}
+
+#[test]
+fn completions_name_the_commands() {
+    let shell = Shell::new();
+    for name in ["bash", "zsh", "fish"] {
+        let ran = shell.run(&["completions", name]);
+        assert!(ran.code == 0 && ran.stdout.contains("topology"), "{name}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let shell = Shell::new();
+    let program = env!("CARGO_BIN_EXE_metagov");
+    let script = format!("set -o pipefail; '{program}' completions bash | head -n 1");
+    let output = Command::new("bash").args(["-c", &script]).current_dir(shell.path()).output().expect("bash is there");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}

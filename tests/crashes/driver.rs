@@ -1,0 +1,164 @@
+//! A driver that does everything right: a durable queue for its events, confirms for its commands, and a new connection
+//! whenever the old one is lost. It uses the AMQP client directly, as a stranger would.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
+        QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::Value;
+use tokio::{sync::Notify, time::timeout};
+
+/// What a driver knows at the end.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Figures {
+    pub attempted: usize,
+    pub lost: usize,
+    pub doubled: usize,
+    pub several_ids: usize,
+}
+
+#[derive(Clone)]
+pub struct Driver {
+    url: String,
+    prefix: String,
+    /// The ids of the final events of each command.
+    finals: Arc<Mutex<HashMap<String, HashSet<String>>>>,
+    news: Arc<Notify>,
+}
+
+impl Driver {
+    pub async fn connect(url: &str, prefix: &str) -> Self {
+        let driver =
+            Self { url: url.to_owned(), prefix: prefix.to_owned(), finals: Arc::default(), news: Arc::default() };
+        // The queue stands before the first command, so that no event can be missed.
+        driver.channel().await.expect("the broker answers");
+        let listener = driver.clone();
+        tokio::spawn(async move {
+            loop {
+                let _ = listener.listen().await;
+                listener.pause().await;
+            }
+        });
+        driver
+    }
+
+    async fn channel(&self) -> lapin::Result<(Connection, Channel)> {
+        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare("driver".into(), options, arguments).await?;
+        let exchange = format!("{}.events", self.prefix);
+        channel
+            .queue_bind(
+                "driver".into(),
+                exchange.into(),
+                "#".into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        Ok((connection, channel))
+    }
+
+    async fn listen(&self) -> lapin::Result<()> {
+        let (_connection, channel) = self.channel().await?;
+        let options = BasicConsumeOptions::default();
+        let mut events = channel.basic_consume("driver".into(), "".into(), options, FieldTable::default()).await?;
+        while let Some(delivery) = events.next().await {
+            let delivery = delivery?;
+            let event: Value = serde_json::from_slice(&delivery.data).expect("every message is an event");
+            let kind = event["type"].as_str().expect("a type");
+            if ["completed", "failed", "uncertain", "rejected"].iter().any(|last| kind.ends_with(last))
+                && let Some(cause) = event["causationid"].as_str()
+            {
+                let id = event["id"].as_str().expect("an id").to_owned();
+                self.finals.lock().expect("nobody panics here").entry(cause.to_owned()).or_default().insert(id);
+                self.news.notify_waiters();
+            }
+            delivery.ack(BasicAckOptions::default()).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the broker may be back; not for a state of the service.
+    async fn pause(&self) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    /// Publishes each command until it is confirmed.
+    pub async fn publish(&self, commands: &[(String, String, Vec<u8>)]) {
+        let mut open = commands;
+        while !open.is_empty() {
+            let done = self.publish_some(open).await;
+            open = &open[done..];
+            if !open.is_empty() {
+                self.pause().await;
+            }
+        }
+    }
+
+    /// Publishes until something fails; how many were confirmed.
+    async fn publish_some(&self, commands: &[(String, String, Vec<u8>)]) -> usize {
+        let Ok((_connection, channel)) = self.channel().await else { return 0 };
+        for (done, (id, key, body)) in commands.iter().enumerate() {
+            let properties = BasicProperties::default()
+                .with_message_id(id.as_str().into())
+                .with_delivery_mode(2)
+                .with_content_type("application/json".into());
+            let exchange = format!("{}.commands", self.prefix);
+            let published = channel
+                .basic_publish(exchange.into(), key.as_str().into(), BasicPublishOptions::default(), body, properties)
+                .await;
+            let Ok(confirm) = published else { return done };
+            if !confirm.await.is_ok_and(|confirmation| confirmation.is_ack()) {
+                return done;
+            }
+        }
+        commands.len()
+    }
+
+    /// How many of these commands have their final event.
+    pub fn answered(&self, ids: &[String]) -> usize {
+        let finals = self.finals.lock().expect("nobody panics here");
+        ids.iter().filter(|id| finals.contains_key(*id)).count()
+    }
+
+    /// Waits until this many of the commands have their final event; gives up after two minutes.
+    pub async fn wait_for(&self, ids: &[String], count: usize) {
+        let all = async {
+            loop {
+                let news = self.news.notified();
+                if self.answered(ids) >= count {
+                    return;
+                }
+                news.await;
+            }
+        };
+        let _ = timeout(Duration::from_secs(120), all).await;
+    }
+
+    /// The four figures, with what the database has stored beside what the driver has seen.
+    pub fn figures(&self, ids: &[String], stored_runs: &HashMap<String, usize>) -> Figures {
+        let finals = self.finals.lock().expect("nobody panics here");
+        Figures {
+            attempted: ids.len(),
+            lost: ids.iter().filter(|id| !finals.contains_key(*id)).count(),
+            doubled: stored_runs.values().filter(|runs| **runs > 1).count(),
+            several_ids: ids.iter().filter(|id| finals.get(*id).is_some_and(|ids| ids.len() > 1)).count(),
+        }
+    }
+}

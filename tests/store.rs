@@ -1,0 +1,23 @@
+//! The store on both databases: every story is told once and runs on SQLite and on PostgreSQL.
+//!
+//! PostgreSQL is the server of `METAGOV_TEST_DATABASE_URL`, whose user may create databases; each test makes one of its
+//! own and drops it at the end.
+
+#[path = "store/attempts.rs"]
+mod attempts;
+#[path = "store/commit.rs"]
+mod commit;
+#[path = "store/communities.rs"]
+mod communities;
+#[path = "store/database.rs"]
+mod database;
+#[path = "store/due.rs"]
+mod due;
+#[path = "store/opening.rs"]
+mod opening;
+#[path = "store/outbox.rs"]
+mod outbox;
+#[path = "store/processes.rs"]
+mod processes;
+#[path = "store/sample.rs"]
+mod sample;

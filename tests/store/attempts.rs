@@ -1,0 +1,142 @@
+//! Attempts: what is known of an action that must not simply be repeated.
+
+use std::time::Duration;
+
+use metagov::store::{AttemptStatus, AttemptView, Begun, Committed, Keep, NewAttempt, RunStatus, Store, Unit};
+
+use crate::{
+    database::{Database, on_both},
+    sample::{attempt, entry, message_id, pure, slug},
+};
+
+on_both!(
+    a_second_worker_learns_that_an_attempt_is_running,
+    an_attempt_whose_worker_died_is_taken_over_after_its_lease,
+    an_attempt_that_gave_up_for_a_retry_may_begin_again_at_once,
+    a_refused_command_leaves_its_key_free,
+    a_finished_attempt_answers_with_its_events,
+    another_body_under_the_key_of_an_attempt_is_a_conflict,
+    of_many_workers_one_attempts,
+    a_retry_of_a_repeatable_action_is_visible_and_takes_no_key,
+    the_start_of_a_process_leaves_no_run,
+);
+
+const LEASE: Duration = Duration::from_mins(1);
+
+async fn begin(store: &Store, key: &str, lease: Duration) -> Begun {
+    store.begin_attempt(&entry("a", key, 1), &attempt(), lease).await.expect("the database answers")
+}
+
+async fn view(store: &Store, key: &str) -> Option<(u32, AttemptStatus)> {
+    let view = store.attempts(&slug("a"), &message_id(key)).await.expect("the database answers");
+    view.map(|AttemptView { attempts, status }| (attempts, status))
+}
+
+async fn a_second_worker_learns_that_an_attempt_is_running(database: &Database) {
+    let store = database.store().await;
+    let before = store.now().await.expect("the clock");
+    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Fresh { fence: 1 }));
+    let Begun::Running { until } = begin(&store, "k", LEASE).await else { panic!("it must be running") };
+    assert!(until >= before + LEASE && until <= store.now().await.expect("the clock") + LEASE);
+    assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Running)));
+    assert_eq!(view(&store, "other").await, None);
+}
+
+async fn an_attempt_whose_worker_died_is_taken_over_after_its_lease(database: &Database) {
+    let store = database.store().await;
+    assert!(matches!(begin(&store, "k", Duration::ZERO).await, Begun::Fresh { fence: 1 }));
+    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Again { fence: 2, attempts: 2, died: true }));
+    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Running { .. }));
+    store.release_attempt(&entry("a", "k", 1), 1, Keep::Nothing).await.expect("the database answers");
+    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Running { .. }), "the dead one has no say any more");
+    assert_eq!(view(&store, "k").await, Some((2, AttemptStatus::Running)));
+}
+
+async fn an_attempt_that_gave_up_for_a_retry_may_begin_again_at_once(database: &Database) {
+    let store = database.store().await;
+    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Fresh { fence: 1 }));
+    store.release_attempt(&entry("a", "k", 1), 1, Keep::ForRetry).await.expect("the database answers");
+    assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Retrying)));
+    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Again { fence: 2, attempts: 2, died: false }));
+    assert_eq!(view(&store, "k").await, Some((2, AttemptStatus::Running)));
+}
+
+async fn a_refused_command_leaves_its_key_free(database: &Database) {
+    let store = database.store().await;
+    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Fresh { fence: 1 }));
+    store.release_attempt(&entry("a", "k", 1), 1, Keep::Nothing).await.expect("the database answers");
+    assert_eq!(view(&store, "k").await, None);
+    assert!(store.seen(&slug("a"), &message_id("k")).await.expect("the database answers").is_none());
+    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Fresh { fence: 1 }));
+}
+
+async fn a_finished_attempt_answers_with_its_events(database: &Database) {
+    let store = database.store().await;
+    let mut unit = pure("a", "k");
+    unit.fence = Some(1);
+    unit.run.as_mut().expect("a run").status = RunStatus::Uncertain;
+    begin(&store, "k", LEASE).await;
+    let answers = store.commit(vec![unit.clone()]).await.expect("the database answers");
+    assert!(matches!(answers[..], [Committed::Stored]), "{answers:?}");
+    let Begun::Finished(events) = begin(&store, "k", LEASE).await else { panic!("it must be finished") };
+    assert_eq!(events, unit.events);
+    assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Uncertain)));
+    store.release_attempt(&entry("a", "k", 1), 1, Keep::Nothing).await.expect("the database answers");
+    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Finished(_)), "what is finished stays");
+}
+
+async fn another_body_under_the_key_of_an_attempt_is_a_conflict(database: &Database) {
+    let store = database.store().await;
+    begin(&store, "k", LEASE).await;
+    let other = store.begin_attempt(&entry("a", "k", 2), &attempt(), LEASE).await.expect("the database answers");
+    assert!(matches!(other, Begun::Conflict));
+}
+
+async fn of_many_workers_one_attempts(database: &Database) {
+    let (one, two) = (database.store().await, database.store().await);
+    let begins = (0..16).map(|n| {
+        let store = if n % 2 == 0 { &one } else { &two };
+        begin(store, "k", LEASE)
+    });
+    let begun = futures::future::join_all(begins).await;
+    let fresh = begun.iter().filter(|begun| matches!(begun, Begun::Fresh { .. })).count();
+    let running = begun.iter().filter(|begun| matches!(begun, Begun::Running { .. })).count();
+    assert_eq!((fresh, running), (1, 15), "{begun:?}");
+}
+
+async fn a_retry_of_a_repeatable_action_is_visible_and_takes_no_key(database: &Database) {
+    let store = database.store().await;
+    for attempts in 1..=2 {
+        store.note_retry(&entry("a", "k", 1), &attempt(), attempts).await.expect("the database answers");
+        assert_eq!(view(&store, "k").await, Some((attempts, AttemptStatus::Retrying)));
+    }
+    assert!(store.seen(&slug("a"), &message_id("k")).await.expect("the database answers").is_none());
+
+    let mut unit = pure("a", "k");
+    unit.run.as_mut().expect("a run").attempts = 3;
+    let answers = store.commit(vec![unit]).await.expect("the database answers");
+    assert!(matches!(answers[..], [Committed::Stored]), "{answers:?}");
+    assert_eq!(view(&store, "k").await, Some((3, AttemptStatus::Completed)));
+    store.note_retry(&entry("a", "k", 1), &attempt(), 9).await.expect("the database answers");
+    store.forget_retry(&entry("a", "k", 1)).await.expect("the database answers");
+    assert_eq!(view(&store, "k").await, Some((3, AttemptStatus::Completed)), "what has ended stays");
+
+    store.note_retry(&entry("a", "refused", 1), &attempt(), 1).await.expect("the database answers");
+    store.forget_retry(&entry("a", "refused", 1)).await.expect("the database answers");
+    assert_eq!(view(&store, "refused").await, None);
+}
+
+async fn the_start_of_a_process_leaves_no_run(database: &Database) {
+    let store = database.store().await;
+    let start = NewAttempt { action: None, ..attempt() };
+    let begun = store.begin_attempt(&entry("a", "k", 1), &start, LEASE).await.expect("the database answers");
+    let Begun::Fresh { fence } = begun else { panic!("{begun:?}") };
+    assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Running)));
+    store.release_attempt(&entry("a", "k", 1), fence, Keep::ForRetry).await.expect("the database answers");
+    assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Retrying)));
+    let again = store.begin_attempt(&entry("a", "k", 1), &start, LEASE).await.expect("the database answers");
+    let Begun::Again { fence, .. } = again else { panic!("{again:?}") };
+    let unit = Unit { fence: Some(fence), run: None, ..pure("a", "k") };
+    store.commit(vec![unit]).await.expect("the database answers");
+    assert_eq!(view(&store, "k").await, Some((2, AttemptStatus::Completed)));
+}

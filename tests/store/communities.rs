@@ -1,0 +1,169 @@
+//! Communities and the plugins enabled in them.
+
+use std::time::Duration;
+
+use metagov::store::{Change, Committed, InstanceVersion, NewInstance, ProcessFilter, Store, Unit};
+use metagov_sdk::contract::ProcessStatus;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    database::{Database, on_both},
+    sample::{changing, community, insert, moved_on, name, new_instance, process, pure, slug, update},
+};
+
+on_both!(
+    a_community_is_created_changed_and_listed,
+    a_deleted_community_leaves_its_inbox_and_events_only,
+    an_instance_is_found_by_community_plugin_and_platform,
+    a_new_config_keeps_the_state,
+    a_plugin_is_disabled_only_when_its_processes_have_ended,
+    a_process_is_never_left_behind_by_a_plugin_that_is_disabled_meanwhile,
+);
+
+async fn commit_one(store: &Store, unit: Unit) -> Committed {
+    store.commit(vec![unit]).await.expect("the database answers").remove(0)
+}
+
+async fn a_community_is_created_changed_and_listed(database: &Database) {
+    let store = database.store().await;
+    for text in ["b", "a"] {
+        let new = Change::InsertCommunity { slug: slug(text), readable_name: None };
+        assert!(matches!(commit_one(&store, changing(vec![new])).await, Committed::Stored));
+    }
+    let again = Change::InsertCommunity { slug: slug("a"), readable_name: None };
+    assert!(matches!(commit_one(&store, changing(vec![again])).await, Committed::Stale));
+    let rename = |expected| Change::UpdateCommunity { slug: slug("a"), readable_name: Some("Ä".into()), expected };
+    assert!(matches!(commit_one(&store, changing(vec![rename(2)])).await, Committed::Stale));
+    assert!(matches!(commit_one(&store, changing(vec![rename(1)])).await, Committed::Stored));
+
+    let all = store.communities().await.expect("the database answers");
+    assert_eq!(all.iter().map(|community| community.slug.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let one = store.community(&slug("a")).await.expect("the database answers").expect("it is there");
+    assert_eq!((one.readable_name.as_deref(), one.version), (Some("Ä"), 2));
+    assert!(one.updated_at > one.created_at);
+    assert!(store.community(&slug("c")).await.expect("the database answers").is_none());
+}
+
+async fn a_deleted_community_leaves_its_inbox_and_events_only(database: &Database) {
+    let store = database.store().await;
+    let now = store.now().await.expect("the clock");
+    for text in ["a", "b"] {
+        let saw = community(&store, text).await;
+        let open = Unit { changes: vec![insert(&process(text, saw.id, now))], ..pure(text, "start") };
+        assert!(matches!(commit_one(&store, open).await, Committed::Stored));
+    }
+    let delete = |expected| Unit {
+        changes: vec![Change::DeleteCommunity { slug: slug("a"), expected }],
+        run: None,
+        ..pure("a", "delete")
+    };
+    assert!(matches!(commit_one(&store, delete(7)).await, Committed::Stale));
+    assert!(matches!(commit_one(&store, delete(1)).await, Committed::Stored));
+
+    let left = |text: &'static str| {
+        let store = store.clone();
+        async move {
+            (
+                store.community(&slug(text)).await.expect("the database answers").is_some(),
+                store.instances(&slug(text)).await.expect("the database answers").len(),
+                store.processes(&slug(text), ProcessFilter::default()).await.expect("the database answers").len(),
+                store.events(&slug(text), None, &[], 10).await.expect("the database answers").len(),
+            )
+        }
+    };
+    assert_eq!(left("a").await, (false, 0, 0, 2));
+    assert_eq!(left("b").await, (true, 1, 1, 1));
+    assert!(matches!(commit_one(&store, pure("a", "start")).await, Committed::Repeated(_)));
+}
+
+async fn an_instance_is_found_by_community_plugin_and_platform(database: &Database) {
+    let store = database.store().await;
+    let first = community(&store, "a").await;
+    community(&store, "b").await;
+    let on_team = |community: &str, team: &str| {
+        let platform_id = Some(team.to_owned());
+        Change::InsertInstance(NewInstance { platform_id, plugin: name("slack"), ..new_instance(community, None) })
+    };
+    let more = vec![on_team("a", "T2"), on_team("a", "T1"), on_team("b", "T1")];
+    assert!(matches!(commit_one(&store, changing(more)).await, Committed::Stored));
+    assert!(matches!(commit_one(&store, changing(vec![on_team("a", "T1")])).await, Committed::Stale), "once only");
+    assert!(matches!(commit_one(&store, changing(vec![on_team("nobody", "T1")])).await, Committed::Stale));
+
+    assert_eq!(store.instances(&slug("a")).await.expect("the database answers").len(), 3);
+    let teams = store.instances_of(&slug("a"), &name("slack")).await.expect("the database answers");
+    assert_eq!(teams.iter().map(|team| team.platform_id.as_deref()).collect::<Vec<_>>(), [Some("T1"), Some("T2")]);
+    let everywhere = store.instances_by_platform_id(&name("slack"), "T1").await.expect("the database answers");
+    assert_eq!(everywhere.iter().map(|team| team.community.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+
+    let one = store.instance(&slug("a"), first.id).await.expect("the database answers").expect("it is there");
+    assert_eq!((one.plugin, one.version, one.state), (name("randomness"), 1, None));
+    assert!(store.instance(&slug("b"), first.id).await.expect("the database answers").is_none(), "not another's");
+}
+
+async fn a_new_config_keeps_the_state(database: &Database) {
+    let store = database.store().await;
+    let saw = community(&store, "a").await;
+    let change = |expected, config, state| {
+        changing(vec![Change::UpdateInstance {
+            id: saw.id,
+            community: slug("a"),
+            expected,
+            platform_id: Some("T1".into()),
+            config,
+            state,
+            tick_every: Some(Duration::from_mins(1)),
+        }])
+    };
+    commit_one(&store, change(1, None, Some(json!({"cursor": "\u{0}"})))).await;
+    let one = store.instance(&slug("a"), saw.id).await.expect("the database answers").expect("it is there");
+    assert_eq!((one.platform_id, one.tick_every), (None, None), "they go with the config");
+    commit_one(&store, change(2, Some(json!({"secret": "s"})), None)).await;
+    let one = store.instance(&slug("a"), saw.id).await.expect("the database answers").expect("it is there");
+    assert_eq!((one.platform_id.as_deref(), one.tick_every), (Some("T1"), Some(Duration::from_mins(1))));
+    assert_eq!((&one.config, &one.state), (&json!({"secret": "s"}), &Some(json!({"cursor": "\u{0}"}))));
+    assert_eq!(one.version, 3);
+    assert!(one.updated_at > one.created_at);
+    assert!(!format!("{one:?}").contains("secret"), "a config is not printed");
+}
+
+async fn a_plugin_is_disabled_only_when_its_processes_have_ended(database: &Database) {
+    let store = database.store().await;
+    let saw = community(&store, "a").await;
+    let open = process("a", saw.id, store.now().await.expect("the clock"));
+    commit_one(&store, changing(vec![insert(&open)])).await;
+    let disable = Change::DeleteInstance { id: saw.id, community: slug("a"), expected: 1 };
+    assert!(matches!(commit_one(&store, changing(vec![disable.clone()])).await, Committed::Stale));
+
+    let mut ended = moved_on(&open);
+    ended.record.status = ProcessStatus::Failed;
+    assert!(matches!(commit_one(&store, changing(vec![disable, update(&ended, 1)])).await, Committed::Stored));
+    assert!(store.instances(&slug("a")).await.expect("the database answers").is_empty());
+    let kept = store.process(&slug("a"), open.record.id).await.expect("the database answers").expect("it is history");
+    assert_eq!(kept.record.status, ProcessStatus::Failed);
+}
+
+async fn a_process_is_never_left_behind_by_a_plugin_that_is_disabled_meanwhile(database: &Database) {
+    let (one, two) = (database.store().await, database.store().await);
+    let now = one.now().await.expect("the clock");
+    for round in 0..20 {
+        let text = format!("c{round}");
+        let saw = community(&one, &text).await;
+        let start = Unit {
+            saw: Some(InstanceVersion { ..saw }),
+            changes: vec![insert(&process(&text, saw.id, now))],
+            ..Unit::default()
+        };
+        let disable =
+            changing(vec![Change::DeleteInstance { id: saw.id, community: slug(&text), expected: saw.version }]);
+        let (started, disabled) = tokio::join!(commit_one(&one, start), commit_one(&two, disable));
+        assert!(
+            matches!(
+                (&started, &disabled),
+                (Committed::Stored, Committed::Stale) | (Committed::Stale, Committed::Stored)
+            ),
+            "{started:?} {disabled:?}"
+        );
+    }
+    assert!(one.instance(&slug("c0"), Uuid::nil()).await.expect("the database answers").is_none());
+}

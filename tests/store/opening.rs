@@ -1,0 +1,120 @@
+//! Opening a database, and writing to it from many sides.
+
+use std::time::{Duration, Instant};
+
+use metagov::store::{Change, Committed, Settings, Store, StoreError};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use serde_json::json;
+
+use crate::{
+    database::{Database, On, on_both},
+    sample::{changing, community, pure, slug},
+};
+
+on_both!(writers_on_all_sides_never_fail, the_clock_is_near_ours);
+
+async fn the_clock_is_near_ours(database: &Database) {
+    let now = database.store().await.now().await.expect("the clock");
+    assert!((now - chrono::Utc::now()).abs() < chrono::TimeDelta::seconds(5));
+}
+
+/// Each reads a counter and writes it one higher, against the version it read: on SQLite this is what fails with
+/// "database is locked" unless a transaction is a writer from its beginning.
+async fn writers_on_all_sides_never_fail(database: &Database) {
+    const WRITERS: usize = 32;
+    const EACH: i64 = 5;
+    let stores = [database.store().await, database.store().await];
+    let id = community(&stores[0], "a").await.id;
+    let writers = (0..WRITERS).map(|writer| {
+        let store = stores[writer % 2].clone();
+        tokio::spawn(async move {
+            for n in 0..EACH {
+                loop {
+                    let instance = store.instance(&slug("a"), id).await.expect("a read never fails").expect("there");
+                    let before = instance.state.and_then(|state| state.as_i64()).unwrap_or(0);
+                    let mut unit = pure("a", &format!("{writer}-{n}"));
+                    unit.changes = changing(vec![Change::UpdateInstance {
+                        id,
+                        community: slug("a"),
+                        expected: instance.version,
+                        platform_id: None,
+                        config: None,
+                        state: Some(json!(before + 1)),
+                        tick_every: None,
+                    }])
+                    .changes;
+                    match store.commit(vec![unit]).await.expect("a commit never fails").remove(0) {
+                        Committed::Stored => break,
+                        Committed::Stale => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        })
+    });
+    let started = Instant::now();
+    for writer in futures::future::join_all(writers).await {
+        writer.expect("no writer fails");
+    }
+    let instance = stores[0].instance(&slug("a"), id).await.expect("the database answers").expect("it is there");
+    assert_eq!(instance.state, Some(json!(WRITERS as i64 * EACH)));
+    assert!(started.elapsed() < Duration::from_mins(1));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_sqlite_file_is_created_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let database = Database::create(On::Sqlite).await;
+    let store = database.store().await;
+    store.commit(vec![pure("a", "k")]).await.expect("the database answers");
+    let file = database.file().expect("a file");
+    let directory = file.parent().expect("a directory");
+    for entry in std::fs::read_dir(directory).expect("the directory can be read") {
+        let entry = entry.expect("an entry");
+        let mode = entry.metadata().expect("its metadata").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", entry.path().display());
+    }
+    assert_eq!(std::fs::metadata(directory).expect("its metadata").permissions().mode() & 0o777, 0o700);
+    drop(store);
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_database_in_memory_lives_as_long_as_its_store() {
+    let store =
+        Store::connect(&Settings { url: "sqlite::memory:".into(), max_connections: 8 }).await.expect("it opens");
+    store.migrate().await.expect("the migrations apply");
+    store.commit(vec![pure("a", "k")]).await.expect("the database answers");
+    assert_eq!(store.events(&slug("a"), None, &[], 10).await.expect("the database answers").len(), 1);
+}
+
+#[tokio::test]
+async fn an_unusable_url_is_refused_and_not_repeated() {
+    for url in ["mysql://u:geheim@h/d", "geheim", "postgres://u:geheim@h:port/d"] {
+        let settings = Settings { url: url.into(), max_connections: 1 };
+        assert!(!format!("{settings:?}").contains("geheim"));
+        let error = Store::connect(&settings).await.expect_err("it is unusable");
+        assert!(matches!(error, StoreError::InvalidUrl { .. }) && !error.is_passing(), "{error}");
+        assert!(!format!("{error} {error:?}").contains("geheim"), "{error}");
+    }
+    let nowhere = Settings { url: "sqlite:/proc/nowhere/metagov.db".into(), max_connections: 1 };
+    assert!(matches!(Store::connect(&nowhere).await, Err(StoreError::Create { .. })));
+}
+
+#[tokio::test]
+async fn a_hung_transaction_of_another_is_cut_short_by_the_server() {
+    let database = Database::create(On::Postgres).await;
+    let store = database.store().await;
+    store.commit(vec![pure("a", "k")]).await.expect("the database answers");
+    let raw = database.raw().await;
+    let question = "SELECT application_name AS name FROM pg_stat_activity \
+                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let rows = raw.query_all_raw(Statement::from_string(DbBackend::Postgres, question)).await.expect("it answers");
+    assert!(!rows.is_empty());
+    for row in rows {
+        assert_eq!(row.try_get::<String>("", "name").expect("a name"), "metagov");
+    }
+    raw.close().await.expect("it closes");
+    database.drop().await;
+}

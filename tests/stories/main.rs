@@ -1,0 +1,13 @@
+//! Stories: commands in through a real broker, outcomes out as events, on both databases.
+//!
+//! Each story runs a whole service of its own (workers, scheduler, database, broker prefix) in this process and talks to
+//! it as a driver does. `tests/run` starts the servers that they need.
+
+mod support;
+
+mod actions;
+mod bad_input;
+mod communities;
+mod deliveries;
+mod processes;
+mod webhooks;

@@ -1,0 +1,122 @@
+//! Governance processes: started, polled, closed, failed.
+
+use metagov_sdk::contract::ProcessStatus;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::{Command, Received, World, story, world::COMMUNITY};
+
+fn start(parameters: &Value) -> Command {
+    Command::new("process.puppet.ballot.start", &json!({ "community": COMMUNITY, "parameters": parameters }))
+}
+
+fn close(id: Uuid) -> Command {
+    Command::new("process.puppet.ballot.close", &json!({ "community": COMMUNITY, "process_id": id }))
+}
+
+async fn next(world: &World, id: Uuid, kind: &str) -> Received {
+    let wanted = format!("org.metagov.process.{kind}");
+    let is = |r: &Received| r.event.event_type == wanted && r.event.subject == Some(id.to_string());
+    world.mail.wait_for(1, &wanted, is).await.remove(0)
+}
+
+story! {
+    async fn a_process_is_started_and_closed_by_its_driver(world: World) {
+        world.with_puppet().await;
+        let told = world.ask(&start(&json!({ "quorum": 3, "closable": true }))).await;
+        assert_eq!(told.event.event_type, "org.metagov.process.started");
+        assert_eq!(told.message.routing_key, "acme.puppet.process.ballot.started");
+        let record = World::record(&told);
+        assert_eq!(record.name, "puppet.ballot");
+        assert_eq!((record.status, record.version, told.event.sequence), (ProcessStatus::Pending, 1, Some(1)));
+        assert_eq!(record.url.as_deref(), Some("https://puppet.example/ballot"));
+        assert_eq!(told.event.subject, Some(record.id.to_string()));
+        // Whoever acts on an event never finds an older state.
+        let stored = world.store.process(&World::community(), record.id).await.expect("it answers").expect("it is there");
+        assert_eq!(stored.record, record);
+
+        let told = world.ask(&close(record.id)).await;
+        assert_eq!(told.event.event_type, "org.metagov.process.completed");
+        let closed = World::record(&told);
+        assert_eq!(closed.status, ProcessStatus::Completed);
+        assert_eq!(closed.outcome, json!({ "votes": 0, "polls": 0 }));
+        assert!(closed.closed_at.is_some() && told.event.sequence > Some(1));
+
+        let told = world.ask(&close(record.id)).await;
+        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/already-completed");
+    }
+
+    async fn the_driver_may_choose_the_process_id_once(world: World) {
+        world.with_puppet().await;
+        let id = Uuid::new_v4();
+        let body = json!({ "community": COMMUNITY, "parameters": { "quorum": 1 }, "process_id": id });
+        let told = world.tell("process.puppet.ballot.start", &body).await;
+        assert_eq!(World::record(&told).id, id);
+        let told = world.tell("process.puppet.ballot.start", &body).await;
+        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/conflict");
+    }
+
+    async fn a_process_may_end_as_it_starts(world: World) {
+        world.with_puppet().await;
+        let told = world.ask(&start(&json!({ "quorum": 0 }))).await;
+        let record = World::record(&told);
+        assert_eq!(told.event.event_type, "org.metagov.process.started");
+        let ended = next(world, record.id, "completed").await;
+        assert!(ended.event.sequence > told.event.sequence);
+    }
+
+    async fn a_start_that_fails_leaves_a_failed_record_and_one_that_is_refused_leaves_none(world: World) {
+        world.with_puppet().await;
+        let told = world.ask(&start(&json!({ "quorum": 1, "start": "fail" }))).await;
+        assert_eq!(told.event.event_type, "org.metagov.process.failed");
+        let record = World::record(&told);
+        assert_eq!(record.problem.expect("why").detail, "the puppet has no ballot box");
+        let told = world.ask(&start(&json!({ "quorum": 1, "start": "reject" }))).await;
+        assert_eq!(told.event.event_type, "org.metagov.command.rejected");
+    }
+
+    async fn the_scheduler_polls_an_open_process_and_every_visible_change_is_told(world: World) {
+        world.with_puppet().await;
+        let script = json!({ "quorum": 9, "tag": world.prefix, "script": ["retry", "answer", "fail", "answer"] });
+        let record = World::record(&world.ask(&start(&script)).await);
+        let is = |r: &Received| {
+            r.event.event_type == "org.metagov.process.updated" && r.event.subject == Some(record.id.to_string())
+        };
+        let told = world.mail.wait_for(3, "three updates", is).await;
+        let records: Vec<_> = told.iter().map(World::record).collect();
+        assert_eq!(records[0].outcome["polls"], 1, "a poll that is to be retried keeps nothing");
+        assert_eq!(records[1].errors[0].detail, "the puppet lost a ballot");
+        assert!(records[2].errors.is_empty(), "the next poll that succeeds clears the errors");
+        assert!(told.windows(2).all(|pair| pair[0].event.sequence < pair[1].event.sequence));
+    }
+
+    async fn a_vote_with_a_delay_is_closed_by_the_clock(world: World) {
+        world.with_plugins(&json!([{ "name": "randomness", "config": { "default_low": 1, "default_high": 7 } }])).await;
+        let body = json!({ "community": COMMUNITY, "parameters": { "options": ["a", "b"], "delay": 0 } });
+        let told = world.tell("process.randomness.delayed-stochastic-vote.start", &body).await;
+        let record = World::record(&told);
+        assert!(record.closes_at.is_some());
+        let ended = World::record(&next(world, record.id, "completed").await);
+        assert!(["a", "b"].contains(&ended.outcome["winner"].as_str().expect("a winner")));
+    }
+
+    async fn what_cannot_be_closed_says_so_and_stays_open(world: World) {
+        world.with_puppet().await;
+        let record = World::record(&world.ask(&start(&json!({ "quorum": 1 }))).await);
+        let told = world.ask(&close(record.id)).await;
+        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/not-closable");
+        let stored = world.store.process(&World::community(), record.id).await.expect("it answers").expect("it is there");
+        assert_eq!(stored.record.status, ProcessStatus::Pending);
+    }
+
+    async fn a_process_of_another_community_is_not_found(world: World) {
+        world.with_puppet().await;
+        let record = World::record(&world.ask(&start(&json!({ "quorum": 1, "closable": true }))).await);
+        let others = json!({ "slug": "others", "plugins": [{ "name": "puppet", "config": {} }] });
+        world.tell("community.apply", &others).await;
+        let body = json!({ "community": "others", "process_id": record.id });
+        let told = world.tell("process.puppet.ballot.close", &body).await;
+        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/not-found");
+        assert_eq!(told.message.routing_key, "others.puppet.command.rejected");
+    }
+}

@@ -1,0 +1,71 @@
+//! A driver's mailbox: every event and reply that arrives, kept, and waited for by what it says.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use metagov::bus::{Message, Subscription};
+use metagov_sdk::contract::Event;
+use tokio::{sync::Notify, time::timeout};
+
+/// How long a story waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An event with the message that it came in.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub message: Message,
+    pub event: Event,
+}
+
+#[derive(Clone, Default)]
+pub struct Mailbox {
+    received: Arc<Mutex<Vec<Received>>>,
+    news: Arc<Notify>,
+}
+
+impl Mailbox {
+    /// Collects what a subscription brings for as long as it lives.
+    pub fn of(mut subscription: Subscription) -> Self {
+        let mailbox = Self::default();
+        let filled = mailbox.clone();
+        tokio::spawn(async move {
+            while let Some(message) = subscription.recv().await {
+                let event = serde_json::from_slice(&message.body).expect("every message is an event");
+                filled.received.lock().expect("no story panics here").push(Received { message, event });
+                filled.news.notify_waiters();
+            }
+        });
+        mailbox
+    }
+
+    /// Everything so far.
+    pub fn all(&self) -> Vec<Received> {
+        self.received.lock().expect("no story panics here").clone()
+    }
+
+    /// The first `count` events that `wanted` says yes to.
+    pub async fn wait_for(&self, count: usize, what: &str, wanted: impl Fn(&Received) -> bool) -> Vec<Received> {
+        let found = async {
+            loop {
+                let news = self.news.notified();
+                let found: Vec<_> = self.all().into_iter().filter(|received| wanted(received)).take(count).collect();
+                if found.len() == count {
+                    return found;
+                }
+                news.await;
+            }
+        };
+        timeout(PATIENCE, found).await.unwrap_or_else(|_| {
+            let seen: Vec<_> = self
+                .all()
+                .into_iter()
+                .map(|received| {
+                    format!("{} {:?} {}", received.event.event_type, received.event.causationid, received.event.data)
+                })
+                .collect();
+            panic!("{what} did not come; what came:\n{}", seen.join("\n"))
+        })
+    }
+}

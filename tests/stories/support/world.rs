@@ -1,0 +1,319 @@
+//! A world with a whole service in it: broker prefix, database, workers, scheduler, and a driver.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use metagov::{
+    bus::{self, Bus, Destination, Message, Outgoing, Properties, Published},
+    config,
+    host::Host,
+    registry::Registry,
+    scheduler::Scheduler,
+    store::{self, Store},
+    worker::{Parts, Worker},
+};
+use metagov_sdk::{
+    Environment,
+    contract::{CommunitySlug, Name, ProcessRecord},
+};
+use sea_orm::{ConnectionTrait, Database};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    mailbox::{Mailbox, Received},
+    puppet::Puppet,
+};
+
+/// The community of every story.
+pub const COMMUNITY: &str = "acme";
+
+/// A service and its driver.
+pub struct World {
+    pub driver: Bus,
+    pub store: Store,
+    pub mail: Mailbox,
+    pub replies: Mailbox,
+    pub reply_queue: String,
+    pub prefix: String,
+    registry: Arc<Registry>,
+    running: Vec<Running>,
+    database: TestDatabase,
+}
+
+/// A role that runs in this process.
+pub struct Running {
+    stop: CancellationToken,
+    abort: CancellationToken,
+    bus: Bus,
+    task: JoinHandle<()>,
+}
+
+/// A command that a driver sends.
+#[derive(Debug, Clone)]
+pub struct Command {
+    pub routing_key: String,
+    pub body: Bytes,
+    pub properties: Properties,
+}
+
+impl Command {
+    /// A command with a fresh `message_id`.
+    pub fn new(routing_key: &str, body: &Value) -> Self {
+        Self::raw(routing_key, body.to_string().into_bytes())
+    }
+
+    /// A command whose body is whatever it is.
+    pub fn raw(routing_key: &str, body: impl Into<Bytes>) -> Self {
+        let properties = Properties {
+            content_type: Some("application/json".to_owned()),
+            message_id: Some(Uuid::new_v4().to_string()),
+            ..Properties::default()
+        };
+        Self { routing_key: routing_key.to_owned(), body: body.into(), properties }
+    }
+
+    /// The key that it is recognised by.
+    pub fn id(&self) -> String {
+        self.properties.message_id.clone().expect("the story gave it a message_id")
+    }
+}
+
+fn required(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set; run tests/run, which starts the servers that tests need"))
+}
+
+/// A database of the story's own.
+enum TestDatabase {
+    Sqlite(tempfile::TempDir),
+    Postgres { server: String, name: String },
+}
+
+impl TestDatabase {
+    fn sqlite() -> (Self, String) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let url = format!("sqlite:{}", directory.path().join("metagov.db").display());
+        (Self::Sqlite(directory), url)
+    }
+
+    async fn postgres() -> (Self, String) {
+        let server = required("METAGOV_TEST_DATABASE_URL");
+        let name = format!("story_{}", Uuid::new_v4().simple());
+        let connection = Database::connect(&server).await.expect("the test server answers");
+        connection.execute_unprepared(&format!("CREATE DATABASE {name}")).await.expect("the user may create databases");
+        connection.close().await.expect("it closes");
+        let (base, _) = server.rsplit_once('/').expect("the URL names a database");
+        let url = format!("{base}/{name}");
+        (Self::Postgres { server, name }, url)
+    }
+
+    async fn drop(self) {
+        if let Self::Postgres { server, name } = self {
+            let connection = Database::connect(&server).await.expect("the test server answers");
+            connection
+                .execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)"))
+                .await
+                .expect("the user may drop databases");
+        }
+    }
+}
+
+impl World {
+    pub async fn on_sqlite() -> Self {
+        let (database, url) = TestDatabase::sqlite();
+        Self::new(database, url).await
+    }
+
+    pub async fn on_postgres() -> Self {
+        let (database, url) = TestDatabase::postgres().await;
+        Self::new(database, url).await
+    }
+
+    async fn new(database: TestDatabase, url: String) -> Self {
+        let registry = Registry::builder()
+            .add::<Puppet>()
+            .and_then(|builder| builder.add::<metagov_randomness::Randomness>())
+            .and_then(|builder| builder.add::<metagov_example_plugin::ExamplePlugin>())
+            .expect("the plugins of the stories are well-formed")
+            .build();
+        let store = Store::connect(&store::Settings { url, max_connections: 4 }).await.expect("the database answers");
+        store.migrate().await.expect("the schema can be made");
+        let prefix = format!("t{}", Uuid::new_v4().simple());
+        let driver = connect(&prefix).await;
+        let names: Vec<Name> = registry.names().cloned().collect();
+        driver.apply_topology(&names).await.expect("the broker lets us declare");
+        let mail = Mailbox::of(driver.subscribe(&["#".to_owned()]).await.expect("events can be subscribed to"));
+        let replies = driver.subscribe(&[]).await.expect("a queue for replies");
+        let reply_queue = replies.queue().to_owned();
+        let mut world = Self {
+            driver,
+            store,
+            mail,
+            replies: Mailbox::of(replies),
+            reply_queue,
+            prefix,
+            registry: Arc::new(registry),
+            running: Vec::new(),
+            database,
+        };
+        world.start_worker().await;
+        world.start_scheduler().await;
+        world
+    }
+
+    /// One more worker beside those that run.
+    pub async fn start_worker(&mut self) {
+        let bus = connect(&self.prefix).await;
+        let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+        let defaults = config::Config::load(&config::Sources::default()).expect("the defaults are well-formed");
+        let settings = config::Worker { max_attempts: 2, concurrency: 64, ..defaults.config.worker };
+        let parts = Parts {
+            registry: Arc::clone(&self.registry),
+            host: Host::new(Environment::system()),
+            bus: bus.clone(),
+            store: self.store.clone(),
+        };
+        let plugins: Vec<Name> = self.registry.names().cloned().collect();
+        let worker = Worker::new(parts, &settings, &self.prefix, &plugins, abort.clone());
+        let task = tokio::spawn(worker.run(stop.clone()));
+        self.running.push(Running { stop, abort, bus, task });
+    }
+
+    /// One more scheduler beside those that run.
+    pub async fn start_scheduler(&mut self) {
+        let bus = connect(&self.prefix).await;
+        let stop = CancellationToken::new();
+        let scheduler = Scheduler::new(self.store.clone(), bus.clone(), 500);
+        let running = scheduler.run(stop.clone());
+        let task = tokio::spawn(async move { running.await.expect("the scheduler starts") });
+        self.running.push(Running { stop, abort: CancellationToken::new(), bus, task });
+    }
+
+    /// Ends everything that runs as a crash would: nothing is finished, nothing acknowledged.
+    pub async fn crash(&mut self) {
+        for running in self.running.drain(..) {
+            running.abort.cancel();
+            running.task.abort();
+            running.bus.close().await;
+            let _ = running.task.await;
+        }
+    }
+
+    /// Publishes a command; every story's commands must find a queue.
+    pub async fn send(&self, command: &Command) {
+        let message = Message {
+            routing_key: command.routing_key.clone(),
+            body: command.body.clone(),
+            properties: command.properties.clone(),
+        };
+        let published = self
+            .driver
+            .publish(vec![Outgoing { to: Destination::Commands, message }])
+            .await
+            .expect("the broker confirms");
+        assert_eq!(published, [Published::Routed], "{} reached no queue", command.routing_key);
+    }
+
+    /// Publishes a command and waits for the answer to it.
+    pub async fn ask(&self, command: &Command) -> Received {
+        self.send(command).await;
+        self.answer(command).await
+    }
+
+    /// The first event that answers a command.
+    pub async fn answer(&self, command: &Command) -> Received {
+        let id = command.id();
+        let what = format!("an answer to {}", command.routing_key);
+        let answers = [
+            ".completed",
+            ".failed",
+            ".uncertain",
+            ".started",
+            ".updated",
+            ".enabled",
+            ".disabled",
+            ".applied",
+            ".deleted",
+            ".rejected",
+        ];
+        let is_answer = |received: &Received| {
+            received.event.causationid.as_deref() == Some(&id)
+                && answers.iter().any(|end| received.event.event_type.ends_with(end))
+                // A community's plugins are told before the community itself.
+                && (!command.routing_key.starts_with("community.")
+                    || received.event.event_type.contains(".community.")
+                    || received.event.event_type.ends_with(".rejected"))
+        };
+        self.mail.wait_for(1, &what, is_answer).await.remove(0)
+    }
+
+    /// Publishes an ordinary command and waits for its answer.
+    pub async fn tell(&self, routing_key: &str, body: &Value) -> Received {
+        self.ask(&Command::new(routing_key, body)).await
+    }
+
+    /// The community of the story with the puppet enabled.
+    pub async fn with_puppet(&self) {
+        self.with_plugins(&json!([{ "name": "puppet", "config": {} }])).await;
+    }
+
+    /// The community of the story with these plugins.
+    pub async fn with_plugins(&self, plugins: &Value) {
+        let applied = self.tell("community.apply", &json!({ "slug": COMMUNITY, "plugins": plugins })).await;
+        assert_eq!(applied.event.event_type, "org.metagov.community.applied", "{:?}", applied.event.data);
+    }
+
+    /// An action of the puppet that follows this script.
+    pub fn act(action: &str, tag: &str, script: &[&str]) -> Command {
+        let parameters = json!({ "tag": tag, "script": script });
+        Command::new(&format!("action.puppet.{action}"), &json!({ "community": COMMUNITY, "parameters": parameters }))
+    }
+
+    /// The record of a process event.
+    pub fn record(received: &Received) -> ProcessRecord {
+        serde_json::from_value(received.event.data.clone()).expect("process events carry the record")
+    }
+
+    /// The story's community.
+    pub fn community() -> CommunitySlug {
+        CommunitySlug::new(COMMUNITY).expect("it is a slug")
+    }
+
+    /// Ends the world and checks that it leaves nothing behind: no event unpublished, no dead letter.
+    pub async fn finish(mut self) {
+        for running in self.running.drain(..) {
+            running.stop.cancel();
+            running.task.await.expect("no role panicked");
+            running.bus.close().await;
+        }
+        let left = self.store.unpublished(Duration::ZERO, 10).await.expect("the database answers");
+        assert!(left.is_empty(), "events are stored but not published: {left:?}");
+        let dead = self.dead_letters().await;
+        assert!(dead.is_empty(), "dead letters that the story does not speak of: {dead:?}");
+        self.driver.close().await;
+        drop(self.store);
+        self.database.drop().await;
+    }
+
+    /// Takes the dead letters away, with the reason of each.
+    pub async fn dead_letters(&self) -> Vec<(String, BTreeMap<String, String>)> {
+        let mut discard = |_: &bus::DeadLetter| bus::DeadVerdict::Discard;
+        let letters = self.driver.dead_letters(&mut discard).await.expect("the broker shows dead letters");
+        letters.into_iter().map(|letter| (letter.message.routing_key, letter.message.properties.headers)).collect()
+    }
+}
+
+async fn connect(prefix: &str) -> Bus {
+    let settings = bus::Settings {
+        url: SecretString::from(required("METAGOV_TEST_AMQP_URL")),
+        prefix: prefix.to_owned(),
+        heartbeat: Duration::from_secs(10),
+        declare: true,
+        delivery_limit: 20,
+    };
+    Bus::connect(&settings, CancellationToken::new()).await.expect("the URL of the broker is usable")
+}

@@ -1,0 +1,102 @@
+//! Webhooks and ticks: what platforms tell, counted once and never unverified.
+
+use metagov_sdk::contract::ProcessStatus;
+use serde_json::{Value, json};
+
+use crate::support::{Command, Received, World, story, world::COMMUNITY};
+
+/// `{"votes": 2}` in base64.
+const TWO_VOTES: &str = "eyJ2b3RlcyI6IDJ9";
+
+fn hook(delivery: Option<&str>, headers: &Value) -> Command {
+    let body = json!({
+        "community": COMMUNITY,
+        "delivery_id": delivery,
+        "received_at": "2026-11-22T08:00:00Z",
+        "request": { "method": "POST", "path": "/hooks/puppet", "query": "", "headers": headers, "body_base64": TWO_VOTES }
+    });
+    let mut command = Command::new("webhook.puppet", &body);
+    if delivery.is_some() {
+        command.properties.message_id = None;
+    }
+    command
+}
+
+async fn ballot(world: &World, parameters: &Value) -> uuid::Uuid {
+    let body = json!({ "community": COMMUNITY, "parameters": parameters });
+    World::record(&world.tell("process.puppet.ballot.start", &body).await).id
+}
+
+story! {
+    async fn a_vote_is_counted_with_the_webhook_that_brings_it(world: World) {
+        world.with_puppet().await;
+        let (one, other) = (
+            ballot(&world, &json!({ "quorum": 4, "key": "one" })).await,
+            ballot(&world, &json!({ "quorum": 4, "key": "other" })).await,
+        );
+        world.send(&hook(None, &json!([["X-Puppet-Ballot", "one"]]))).await;
+        let updated = |r: &Received| r.event.event_type == "org.metagov.process.updated";
+        let told = world.mail.wait_for(1, "the count", updated).await.remove(0);
+        assert_eq!(World::record(&told).id, one);
+        assert_eq!(told.event.data["outcome"]["votes"], 2);
+        world.send(&hook(None, &json!([]))).await;
+        let completed = |r: &Received| r.event.event_type == "org.metagov.process.completed";
+        let told = world.mail.wait_for(1, "the end", completed).await.remove(0);
+        assert_eq!(World::record(&told).id, one, "a hook for every process reaches this one as well");
+        let stored = world.store.process(&World::community(), other).await.expect("it answers").expect("it is there");
+        assert_eq!((stored.record.status, &stored.record.outcome["votes"]), (ProcessStatus::Pending, &json!(2)));
+    }
+
+    async fn a_webhook_that_is_delivered_twice_is_counted_once(world: World) {
+        world.with_puppet().await;
+        let id = ballot(&world, &json!({ "quorum": 9 })).await;
+        world.send(&hook(Some("delivery 1"), &json!([]))).await;
+        world.send(&hook(Some("delivery 1"), &json!([]))).await;
+        world.send(&hook(Some("delivery 2"), &json!([]))).await;
+        let four = |r: &Received| r.event.data["outcome"]["votes"] == 4;
+        let told = world.mail.wait_for(1, "four votes", four).await.remove(0);
+        assert_eq!(World::record(&told).id, id);
+        let stored = world.store.process(&World::community(), id).await.expect("it answers").expect("it is there");
+        assert_eq!(stored.record.outcome["votes"], 4);
+    }
+
+    async fn a_forged_webhook_counts_nothing(world: World) {
+        world.with_plugins(&json!([{ "name": "puppet", "config": { "secret": "hunter2" } }])).await;
+        let id = ballot(&world, &json!({ "quorum": 9 })).await;
+        for headers in [json!([]), json!([["x-puppet-secret", "guessed"]])] {
+            let told = world.ask(&hook(None, &headers)).await;
+            assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/invalid-signature");
+        }
+        let stored = world.store.process(&World::community(), id).await.expect("it answers").expect("it is there");
+        assert_eq!(stored.record.outcome, Value::Null);
+        world.send(&hook(None, &json!([["x-puppet-secret", "hunter2"]]))).await;
+        let updated = |r: &Received| r.event.event_type == "org.metagov.process.updated";
+        world.mail.wait_for(1, "the genuine vote", updated).await;
+    }
+
+    async fn votes_that_come_together_are_all_counted(world: World) {
+        world.start_worker().await;
+        world.with_puppet().await;
+        ballot(&world, &json!({ "quorum": 40 })).await;
+        for _ in 0..20 {
+            world.send(&hook(None, &json!([]))).await;
+        }
+        let completed = |r: &Received| r.event.event_type == "org.metagov.process.completed";
+        let told = world.mail.wait_for(1, "forty votes", completed).await.remove(0);
+        assert_eq!(told.event.data["outcome"]["votes"], 40);
+    }
+
+    async fn a_tick_asks_the_platform_for_news(world: World) {
+        world.with_puppet().await;
+        let ticked = |r: &Received| r.event.data["data"]["text"] == "first tick";
+        world.mail.wait_for(1, "the tick's event", ticked).await;
+    }
+
+    async fn a_webhook_whose_body_is_not_base64_is_refused(world: World) {
+        world.with_puppet().await;
+        let mut command = hook(None, &json!([]));
+        command.body = String::from_utf8(command.body.to_vec()).expect("text").replace(TWO_VOTES, "%%%").into();
+        let told = world.ask(&command).await;
+        assert_eq!(told.event.event_type, "org.metagov.command.rejected");
+    }
+}
