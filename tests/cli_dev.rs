@@ -1,0 +1,246 @@
+//! `metagov dev` and the commands that find it: the first five minutes of a newcomer, word by word.
+
+use std::{
+    io::{BufRead as _, BufReader, Lines},
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_metagov");
+
+/// A running `metagov dev` in a directory of its own.
+struct Dev {
+    dir: TempDir,
+    child: Child,
+    // Held, so that it can go on writing.
+    _stdout: Lines<BufReader<ChildStdout>>,
+    stderr: Lines<BufReader<ChildStderr>>,
+}
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+/// A program in this directory, with none of the settings that this process inherited.
+fn in_dir(dir: &TempDir, program: &str) -> Command {
+    let inherited = std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("METAGOV_"));
+    let mut command = Command::new(program);
+    command.current_dir(dir.path()).env_clear().envs(inherited).stdin(Stdio::null());
+    command
+}
+
+impl Dev {
+    /// Starts it, and returns once it says that everything listens.
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut child = in_dir(&dir, PROGRAM)
+            .args(["dev", "--json"])
+            // Its log would fill the pipe that nobody reads.
+            .env("METAGOV__LOG__FILTER", "error")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program was built");
+        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let ready = stdout.next().expect("it says that it is ready").expect("it is UTF-8");
+        assert!(ready.contains("127.0.0.1"), "{ready}");
+        Self { dir, child, _stdout: stdout, stderr }
+    }
+
+    fn run(&self, line: &str) -> Ran {
+        Self::finish(in_dir(&self.dir, PROGRAM).args(line.split_whitespace()))
+    }
+
+    fn shell(&self, line: &str) -> Ran {
+        Self::finish(in_dir(&self.dir, "bash").args(["-c", line]))
+    }
+
+    fn finish(command: &mut Command) -> Ran {
+        let output = command.output().expect("the program is there");
+        let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+        Ran {
+            code: output.status.code().expect("it was not killed"),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+
+    /// A command that must succeed, and its JSON.
+    fn json(&self, line: &str) -> Value {
+        let ran = self.run(&format!("{line} --json"));
+        assert_eq!(ran.code, 0, "{line}: {}", ran.stderr);
+        serde_json::from_str(&ran.stdout).expect("one JSON object")
+    }
+
+    fn enable_randomness(&self) {
+        self.json("plugin enable randomness -c demo --create --config default_low=1 --config default_high=7");
+    }
+
+    /// Asks it to end, as Ctrl-C does.
+    fn interrupt(&mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill is there").success());
+        self.child.wait().expect("it was started").code()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_three_commands_that_dev_prints_work_as_they_stand() {
+    let mut dev = Dev::start();
+    let words = dev.stderr.by_ref().map(|line| line.expect("it is UTF-8"));
+    let commands: Vec<String> = words.filter(|line| line.starts_with("  ")).take(3).collect();
+
+    let enabled = dev.shell(&commands[0]);
+    assert_eq!(enabled.code, 0, "{}", enabled.stderr);
+    assert!(enabled.stdout.contains("randomness"), "{}", enabled.stdout);
+
+    let drawn = dev.shell(&commands[1]);
+    assert_eq!(drawn.code, 0, "{}", drawn.stderr);
+    assert!(drawn.stdout.contains("value"), "{}", drawn.stdout);
+    let steps = ["accepted as", "attempt 1", "outcome: action.completed"];
+    let places: Vec<_> = steps.iter().map(|step| drawn.stderr.find(step)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{}", drawn.stderr);
+
+    let watched = dev.shell(&commands[2]);
+    assert_eq!(watched.code, 0, "{}", watched.stderr);
+    assert!(watched.stdout.contains("pending") && watched.stdout.contains("winner"), "{}", watched.stdout);
+
+    let note = dev.dir.path().join("data/dev.json");
+    assert!(note.exists());
+    assert_eq!(dev.interrupt(), Some(0));
+    assert!(!note.exists(), "whoever comes now would look for a service that has ended");
+}
+
+#[test]
+fn the_exit_code_is_the_outcome_and_every_violation_is_a_line() {
+    let dev = Dev::start();
+    dev.enable_randomness();
+    let ran = dev.run("action run randomness.random-int -c demo -p low=word -p hihg=3 --wait");
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
+    for words in ["error: invalid-parameters: ", "\n  /parameters/low: ", "did you mean 'high'?"] {
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("'word'"), "a value is repeated: {}", ran.stderr);
+
+    let ran = dev.run("action run randomness.random-int -c absent --wait --json");
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    let outcome: Value = serde_json::from_str(&ran.stdout).expect("one JSON object");
+    assert_eq!(outcome["problem"]["type"], "https://metagov.org/problems/unknown-community");
+
+    let outcome = dev.json("action run randomness.random-int -c demo --wait -p low=3 -p high=4 --initiator slack:U1");
+    assert_eq!(outcome["output"], json!({ "value": 3 }));
+    assert_eq!(outcome["initiator"], json!({ "user_id": "U1", "provider": "slack" }));
+}
+
+#[test]
+fn a_repeated_message_id_gets_the_outcome_that_it_had() {
+    let dev = Dev::start();
+    dev.enable_randomness();
+    let line = "action run randomness.random-int -c demo --wait -p low=0 -p high=1000000000 --message-id once";
+    let first = dev.json(line);
+    assert_eq!(dev.json(line)["output"], first["output"]);
+    let other = dev.run("action run randomness.random-int -c demo --wait -p low=0 --message-id once");
+    assert_eq!(other.code, 1);
+    assert!(other.stderr.contains("error: conflict"), "{}", other.stderr);
+}
+
+#[test]
+fn a_process_is_started_listed_closed_and_watched() {
+    let dev = Dev::start();
+    dev.enable_randomness();
+    let start = "process start randomness.delayed-stochastic-vote -c demo -p options=[\"tea\"] -p delay=60";
+    let started = dev.json(start);
+    let id = started["process_id"].as_str().expect("an id").to_owned();
+    let record = dev.json(&format!("{start} --wait"));
+    assert_eq!(record["status"], "pending");
+
+    let late = dev.run(&format!("process watch {id} -c demo --timeout 1ms"));
+    assert_eq!(late.code, 4, "{}", late.stderr);
+    assert_eq!(dev.json(&format!("process get {id} -c demo"))["parameters"]["delay"], 60);
+    let closed = dev.json(&format!("process close {id} -c demo"));
+    assert_eq!((&closed["status"], &closed["outcome"]), (&json!("completed"), &json!({ "winner": "tea" })));
+    let again = dev.run(&format!("process close {id} -c demo"));
+    assert_eq!(again.code, 1);
+    assert!(again.stderr.contains("error: already-completed"), "{}", again.stderr);
+    let watched = dev.run(&format!("process watch {id} -c demo --json"));
+    assert_eq!((watched.code, watched.stdout.lines().count()), (0, 1), "{}", watched.stderr);
+
+    let listed = dev.run("process list -c demo --status completed --json");
+    assert_eq!(listed.stdout.lines().count(), 1, "{}", listed.stdout);
+    let absent = dev.run("process get 00000000-0000-0000-0000-000000000000 -c demo");
+    assert_eq!(absent.code, 3);
+}
+
+#[test]
+fn communities_and_their_plugins_are_read_changed_and_deleted() {
+    let dev = Dev::start();
+    std::fs::write(
+        dev.dir.path().join("plugins.json"),
+        r#"[{"name": "randomness", "config": {"default_low": 1, "default_high": 7}}]"#,
+    )
+    .expect("the directory is ours");
+    let applied = dev.json("community apply demo --name Demo --plugins plugins.json");
+    assert_eq!(applied["readable_name"], "Demo");
+    assert_eq!(dev.json("community get demo")["plugins"][0]["name"], "randomness");
+    assert_eq!(dev.json("plugin config randomness -c demo")["config"]["default_high"], 7);
+    dev.json("plugin enable randomness -c demo --config default_low=2 --config default_high=3");
+    assert_eq!(dev.json("plugin config randomness -c demo")["config"]["default_high"], 3);
+    dev.json("plugin disable randomness -c demo");
+    assert_eq!(dev.run("plugin config randomness -c demo").code, 3);
+    assert_eq!(dev.json("community list")["slug"], "demo");
+    dev.json("community delete demo");
+    assert_eq!(dev.run("community get demo").code, 3);
+    assert_eq!(dev.run("community delete demo").code, 3);
+}
+
+#[test]
+fn events_are_told_as_they_happen() {
+    let dev = Dev::start();
+    dev.enable_randomness();
+    let mut tail = in_dir(&dev.dir, PROGRAM)
+        .args(["events", "tail", "-c", "demo", "-p", "*.action.#", "-n", "1", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program was built");
+    let mut words = BufReader::new(tail.stderr.take().expect("it is piped")).lines();
+    let listening = words.next().expect("it says when it listens").expect("it is UTF-8");
+    assert!(listening.contains("listening for demo.*.action.#"), "{listening}");
+    let sent = dev.json("action run randomness.random-int -c demo");
+    let output = tail.wait_with_output().expect("it ends after one event");
+    let event: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!((&event["type"], &event["causationid"]), (&json!("org.metagov.action.completed"), &sent["message_id"]));
+}
+
+#[test]
+fn what_cannot_be_found_among_the_dead_letters_is_exit_code_3() {
+    let dev = Dev::start();
+    let listed = dev.run("dead list");
+    assert_eq!((listed.code, listed.stdout.as_str()), (0, ""));
+    assert!(listed.stderr.contains("there are no dead letters"), "{}", listed.stderr);
+    for line in ["dead show absent", "dead retry absent", "dead discard absent"] {
+        let ran = dev.run(line);
+        assert_eq!(ran.code, 3, "{}", ran.stderr);
+    }
+    assert_eq!(dev.run("dead discard --all").code, 0);
+}
+
+#[test]
+fn one_directory_holds_one_dev() {
+    let dev = Dev::start();
+    let second = dev.run("dev");
+    assert_eq!(second.code, 1);
+    assert!(second.stderr.contains("another `metagov dev` runs on ./data"), "{}", second.stderr);
+}
