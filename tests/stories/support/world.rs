@@ -90,8 +90,13 @@ fn required(variable: &str) -> String {
 /// A database of the story's own.
 enum TestDatabase {
     /// The directory goes with it.
-    Sqlite { _directory: tempfile::TempDir },
-    Postgres { server: String, name: String },
+    Sqlite {
+        _directory: tempfile::TempDir,
+    },
+    Postgres {
+        server: String,
+        name: String,
+    },
 }
 
 impl TestDatabase {
