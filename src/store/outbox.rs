@@ -66,20 +66,15 @@ impl Store {
         }
         let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
         let unrouted: Vec<Uuid> = events.iter().filter(|(_, unrouted)| *unrouted).map(|(id, _)| *id).collect();
-        self.transaction(move |transaction| {
-            Box::pin(async move {
-                let backend = transaction.get_database_backend();
-                let mut update = Entity::update_many()
-                    .col_expr(Column::PublishedAt, clock::now(backend))
-                    .filter(keys::one_of(backend, Column::Id, &ids));
-                if !unrouted.is_empty() {
-                    update = update.col_expr(Column::Unrouted, keys::one_of(backend, Column::Id, &unrouted));
-                }
-                update.exec(transaction).await?;
-                Ok(())
-            })
-        })
-        .await
+        let writer = &self.connections.writer;
+        let backend = writer.get_database_backend();
+        let mut update = Entity::update_many().col_expr(Column::PublishedAt, clock::now(backend));
+        if !unrouted.is_empty() {
+            update = update.col_expr(Column::Unrouted, keys::one_of(backend, Column::Id, &unrouted));
+        }
+        // A statement alone needs no transaction around it, and nothing is lost where it is cancelled.
+        update.filter(keys::one_of(backend, Column::Id, &ids)).exec(writer).await?;
+        Ok(())
     }
 
     /// Takes the oldest events that were committed at least `older_than` ago and are not marked as published. They are

@@ -1,7 +1,7 @@
 //! Transactions that nobody can cancel half-way.
 //!
 //! A future that is dropped while `BEGIN` is on the wire gives its connection back to the pool in the middle of a
-//! transaction (sqlx 0.9.0, launchbadge/sqlx#4385). So every transaction runs in a task of its own, and whoever waits
+//! transaction (sqlx 0.9.0, its issue 4385). So every transaction runs in a task of its own, and whoever waits
 //! for it may stop waiting at any time. Up: every file of the store that writes. Down: SeaORM's transactions.
 
 use std::{pin::Pin, time::Duration};

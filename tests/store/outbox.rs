@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use metagov::store::{OutboxEvent, Unit};
+use sea_orm::{ConnectionTrait, Statement};
 use uuid::Uuid;
 
 use crate::{
@@ -43,6 +44,12 @@ async fn what_is_marked_is_not_swept(database: &Database) {
     store.commit(units).await.expect("the database answers");
     store.mark_published(&[(ids[0], false), (ids[2], true)]).await.expect("the database answers");
     store.mark_published(&[]).await.expect("the database answers");
+    let raw = database.raw().await;
+    let question = "SELECT id FROM outbox WHERE unrouted AND published_at IS NOT NULL";
+    let kept = raw.query_all_raw(Statement::from_string(raw.get_database_backend(), question)).await.expect("rows");
+    let kept: Vec<Uuid> = kept.iter().map(|row| row.try_get("", "id").expect("an id")).collect();
+    assert_eq!(kept, [ids[2]], "what came back is kept with that mark");
+    raw.close().await.expect("the connection closes");
     assert!(
         store.unpublished(Duration::from_hours(1), 10).await.expect("the database answers").is_empty(),
         "too young"
