@@ -1,6 +1,9 @@
 //! The table `communities`: the tenants, by slug.
 
-use sea_orm_migration::{prelude::*, schema::*};
+use sea_orm_migration::{
+    prelude::*,
+    schema::{big_integer, text, text_null, timestamp_with_time_zone},
+};
 
 #[derive(DeriveMigrationName)]
 pub(super) struct Migration;

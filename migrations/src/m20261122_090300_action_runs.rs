@@ -1,6 +1,9 @@
 //! The table `action_runs`: what was run, for whom, how often it was tried and how it ended.
 
-use sea_orm_migration::{prelude::*, schema::*};
+use sea_orm_migration::{
+    prelude::*,
+    schema::{big_integer, text, text_null, timestamp_with_time_zone, uuid, uuid_null},
+};
 
 #[derive(DeriveMigrationName)]
 pub(super) struct Migration;

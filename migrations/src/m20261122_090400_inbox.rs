@@ -1,6 +1,9 @@
 //! The table `inbox`: the keys of commands that were seen, and the lease of those that are being attempted.
 
-use sea_orm_migration::{prelude::*, schema::*};
+use sea_orm_migration::{
+    prelude::*,
+    schema::{big_integer, binary, text, timestamp_with_time_zone, timestamp_with_time_zone_null},
+};
 
 #[derive(DeriveMigrationName)]
 pub(super) struct Migration;

@@ -63,7 +63,8 @@ pub enum Destination {
     /// The exchange of events.
     Events,
     /// A driver's own queue. A name that [`is_reply_queue`] refuses is not published to and counts as
-    /// [`Published::Unrouted`].
+    /// [`Published::Unrouted`]. Direct reply-to is always [`Published::Routed`]: the broker does not tell whether the
+    /// driver still listens.
     Reply {
         /// The queue, as the command's `reply_to` had it.
         queue: String,
@@ -81,10 +82,15 @@ pub enum Destination {
 /// <https://www.rabbitmq.com/docs/direct-reply-to>
 #[must_use]
 pub fn is_reply_queue(queue: &str) -> bool {
-    !queue.is_empty() && (!queue.starts_with("amq.") || queue.starts_with("amq.rabbitmq.reply-to"))
+    !queue.is_empty() && (!queue.starts_with("amq.") || is_direct_reply(queue))
 }
 
-/// A message on its way out. It is always persistent and mandatory.
+/// Whether this is a client's channel in the guise of a queue.
+pub(super) fn is_direct_reply(queue: &str) -> bool {
+    queue.starts_with("amq.rabbitmq.reply-to")
+}
+
+/// A message on its way out. It is always persistent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outgoing {
     /// Where to.
@@ -191,7 +197,7 @@ mod tests {
         assert_eq!(DelayStep::at_least(Duration::ZERO), DelayStep::OneSecond);
         assert_eq!(DelayStep::at_least(Duration::from_secs(1)), DelayStep::OneSecond);
         assert_eq!(DelayStep::at_least(Duration::from_millis(1001)), DelayStep::FiveSeconds);
-        assert_eq!(DelayStep::at_least(Duration::from_secs(86_400)), DelayStep::TenMinutes);
+        assert_eq!(DelayStep::at_least(Duration::from_hours(24)), DelayStep::TenMinutes);
     }
 
     #[test]

@@ -171,9 +171,10 @@ impl Names {
         }
     }
 
-    /// The queue of a subscription. Not one of the server's `amq.gen-` names, for replies are not sent to those.
+    /// The queue of a subscription. Neither one of the server's `amq.gen-` names nor one of the service's own: replies
+    /// are sent to no such queue.
     pub(super) fn subscription(&self) -> String {
-        format!("{}.subscription.{}", self.prefix, uuid::Uuid::new_v4())
+        format!("{}-subscription.{}", self.prefix, uuid::Uuid::new_v4())
     }
 }
 
@@ -191,12 +192,12 @@ impl Topology {
 
         topology.add(
             consumed(&Queue::Unrouted, "commands that no other queue wants: they are answered, not lost"),
-            names.unrouted(),
+            &names.unrouted(),
             &[String::new()],
         );
         topology.add(
             consumed(&Queue::Core, "communities and their plugins"),
-            names.commands(),
+            &names.commands(),
             &["community.*".to_owned(), "plugin.*.*".to_owned()],
         );
         for plugin in plugins {
@@ -205,25 +206,25 @@ impl Topology {
                     &Queue::Plugin(plugin.clone()),
                     "what people wait for; one queue each, so that one slow platform does not hold up another",
                 ),
-                names.commands(),
+                &names.commands(),
                 &[format!("action.{plugin}.*"), format!("process.{plugin}.*.*"), format!("webhook.{plugin}")],
             );
             topology.add(
                 consumed(&Queue::Poll(plugin.clone()), "background work: a burst of polls never delays an action"),
-                names.commands(),
+                &names.commands(),
                 &[format!("poll.{plugin}.*"), format!("tick.{plugin}")],
             );
         }
         for step in DelayStep::ALL {
-            topology.add(delay_queue(&names, step), names.delay(step), &[String::new()]);
+            topology.add(delay_queue(&names, step), &names.delay(step), &[String::new()]);
         }
-        topology.add(dead_queue(&names), names.dead(), &[String::new()]);
+        topology.add(dead_queue(&names), &names.dead(), &[String::new()]);
         topology
     }
 
-    fn add(&mut self, queue: QueueDeclaration, exchange: String, patterns: &[String]) {
+    fn add(&mut self, queue: QueueDeclaration, exchange: &str, patterns: &[String]) {
         self.bindings.extend(patterns.iter().map(|pattern| Binding {
-            exchange: exchange.clone(),
+            exchange: exchange.to_owned(),
             queue: queue.name.clone(),
             pattern: pattern.clone(),
         }));

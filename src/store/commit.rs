@@ -5,16 +5,16 @@
 //! communities, instances, processes, each sorted. A unit that fails its checks is left out; where a statement fails,
 //! the whole is rolled back and the units go in one by one, so that one bad row never sinks its batch.
 //!
-//! Up: the worker's committer. Down: [`super::inbox`], [`super::changes`], [`super::runs`], [`super::outbox`].
+//! Up: the worker's committer. Down: [`super::inbox`], [`super::locks`], [`super::changes`], [`super::runs`], [`super::outbox`].
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use sea_orm::DatabaseTransaction;
 
-use super::{Committed, Store, StoreError, Unit, changes, inbox, outbox, runs};
+use super::{Committed, Store, StoreError, Unit, changes, inbox, locks, outbox, runs};
 
 /// How often a unit is tried that others keep from its rows.
-const TRIES: usize = 3;
+const TRIES: usize = 2;
 
 impl Store {
     /// Writes the units in one transaction; the answers are in the order of the units.
@@ -85,7 +85,7 @@ async fn write(transaction: &DatabaseTransaction, units: &[Unit]) -> Result<Vec<
     inbox::check_fences(transaction, units, &mut verdicts).await?;
 
     let has_key: Vec<bool> = verdicts.iter().map(Option::is_none).collect();
-    let rows = changes::lock(transaction, units, &mut verdicts).await?;
+    let rows = locks::lock(transaction, units, &mut verdicts).await?;
     let mut left_out = Vec::new();
     let mut live = Vec::with_capacity(units.len());
     for ((unit, verdict), has_key) in units.iter().zip(&verdicts).zip(has_key) {

@@ -57,6 +57,8 @@ pub struct NewInstance {
     pub config: Value,
     /// What the plugin keeps between calls.
     pub state: Option<Value>,
+    /// When it was enabled, as its event tells.
+    pub created_at: Timestamp,
     /// How often the plugin ticks; the first tick comes after that time.
     pub tick_every: Option<Duration>,
 }
@@ -170,8 +172,8 @@ impl NewInstance {
             version: Set(1),
             tick_every_ms: Set(self.tick_every.map(to_millis)),
             due_at: Set(self.tick_every.map(|every| clock::later(now, every))),
-            created_at: Set(now),
-            updated_at: Set(now),
+            created_at: Set(clock::storable(self.created_at)),
+            updated_at: Set(clock::storable(self.created_at)),
         })
     }
 }

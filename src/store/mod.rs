@@ -19,6 +19,7 @@ mod inbox;
 mod instances;
 mod json;
 mod keys;
+mod locks;
 mod migrate;
 mod outbox;
 mod processes;

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use metagov_sdk::contract::CommunitySlug;
+use metagov_sdk::contract::{CommunitySlug, Timestamp};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -72,6 +72,8 @@ pub enum Change {
         config: Option<Value>,
         /// The new plugin state; `None` leaves it.
         state: Option<Value>,
+        /// When the config was changed, as its event tells; looked at only where `config` is given.
+        updated_at: Timestamp,
         /// How often the plugin ticks under the new config; looked at only where `config` is given.
         tick_every: Option<Duration>,
     },

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::SubsecRound as _;
 use metagov_sdk::contract::{Command, EventBody, Initiator, Name, PlatformEvent, Problem, ProblemKind, Timestamp};
 use serde_json::Value;
 
@@ -97,9 +98,10 @@ impl Handlers {
         }
     }
 
-    /// What the platform clock says; never a due time or a lease, which are the database's.
+    /// What our own clock says, in whole milliseconds so that every database keeps it as it is; never a due time or a
+    /// lease, which are the database's.
     pub(super) fn now(&self) -> Timestamp {
-        self.host.environment().clock.now()
+        self.host.environment().clock.now().trunc_subsecs(3)
     }
 
     /// Leaves early where the very same command was handled before, or its key was used for another one.
@@ -156,6 +158,7 @@ pub(super) fn state_change(instance: &LoadedInstance, state: Option<Value>) -> O
         platform_id: stored.platform_id.clone(),
         config: None,
         state: Some(state?),
+        updated_at: stored.updated_at,
         tick_every: stored.tick_every,
     })
 }

@@ -69,6 +69,7 @@ impl Handlers {
                     platform_id: stored.platform_id.clone(),
                     config: stored.config.clone(),
                     state,
+                    created_at: now,
                     tick_every: stored.tick_every,
                 });
                 (stored, Some(change), body, effects)
@@ -89,6 +90,7 @@ impl Handlers {
                     platform_id: config.platform_id.clone(),
                     config: Some(after.config.clone()),
                     state: effects.state.clone(),
+                    updated_at: now,
                     tick_every: plugin.tick_every(),
                 };
                 let body = EventBody::PluginUpdated(record(plugin, &after, now));

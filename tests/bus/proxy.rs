@@ -24,11 +24,19 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) async fn to(target: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        Self::on(listener, target)
+        Self::on(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), target)
     }
 
     pub(crate) fn on(listener: TcpListener, target: String) -> Self {
+        Self::start(listener, target, None)
+    }
+
+    /// Turns these bytes into some that are no UTF-8, on their way to the target.
+    pub(crate) async fn corrupting(needle: &'static [u8], target: String) -> Self {
+        Self::start(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), target, Some(needle))
+    }
+
+    fn start(listener: TcpListener, target: String, needle: Option<&'static [u8]>) -> Self {
         let address = listener.local_addr().expect("it is bound");
         let state = Arc::new(watch::Sender::new((Mode::Pass, 0)));
         let proxy = Self { address, state: Arc::clone(&state) };
@@ -36,8 +44,8 @@ impl Proxy {
             while let Ok((near, _)) = listener.accept().await {
                 let Ok(far) = TcpStream::connect(&target).await else { continue };
                 let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
-                tokio::spawn(pipe(near_read, far_write, state.subscribe()));
-                tokio::spawn(pipe(far_read, near_write, state.subscribe()));
+                tokio::spawn(pipe(near_read, far_write, state.subscribe(), needle));
+                tokio::spawn(pipe(far_read, near_write, state.subscribe(), None));
             }
         });
         proxy
@@ -57,7 +65,12 @@ impl Proxy {
     }
 }
 
-async fn pipe(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, mut state: watch::Receiver<(Mode, u64)>) {
+async fn pipe(
+    mut from: tcp::OwnedReadHalf,
+    mut to: tcp::OwnedWriteHalf,
+    mut state: watch::Receiver<(Mode, u64)>,
+    needle: Option<&[u8]>,
+) {
     let (_, cuts) = *state.borrow_and_update();
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -71,6 +84,11 @@ async fn pipe(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, mut sta
             read = from.read(&mut buffer) => read,
         };
         let Ok(length @ 1..) = read else { return };
+        if let Some(needle) = needle
+            && let Some(at) = buffer[..length].windows(needle.len()).position(|window| window == needle)
+        {
+            buffer[at..at + needle.len()].fill(0xff);
+        }
         let swallowing = state.borrow().0 == Mode::Swallow;
         if !swallowing && to.write_all(&buffer[..length]).await.is_err() {
             return;

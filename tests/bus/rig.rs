@@ -68,10 +68,10 @@ pub(crate) async fn tell<F: Future<Output = ()> + Send + 'static>(on: On, story:
 
 /// Waits for what should happen soon.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
-    }
+    let Ok(value) = tokio::time::timeout(PATIENCE, future).await else {
+        panic!("{what} did not happen within {PATIENCE:?}");
+    };
+    value
 }
 
 pub(crate) async fn next(deliveries: &mut Deliveries) -> Delivery {
@@ -80,8 +80,11 @@ pub(crate) async fn next(deliveries: &mut Deliveries) -> Delivery {
 
 /// A raw channel with the broker, as a foreign client has one.
 pub(crate) async fn raw_channel() -> (Connection, Channel) {
-    let connection =
-        Connection::connect(&amqp_url(), ConnectionProperties::default()).await.expect("the test broker answers");
+    raw_channel_to(&amqp_url()).await
+}
+
+pub(crate) async fn raw_channel_to(url: &str) -> (Connection, Channel) {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("the broker answers");
     let channel = connection.create_channel().await.expect("a channel");
     (connection, channel)
 }
@@ -99,6 +102,7 @@ pub(crate) async fn remove(prefix: &str) {
     connection.close(200, "done".into()).await.expect("a farewell");
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "stories read better without ampersands")]
 pub(crate) fn message(routing_key: &str, id: impl ToString) -> Message {
     Message {
         routing_key: routing_key.to_owned(),

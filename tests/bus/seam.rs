@@ -1,6 +1,9 @@
 //! What the seam promises, told by the same code on every bus behind it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use metagov::bus::{
     ATTEMPT_HEADER, BusError, DeadVerdict, DelayStep, Destination, Outgoing, Properties, Published, Queue,
@@ -34,7 +37,7 @@ on_both!(
     everything_that_the_contract_names_survives_the_way,
     a_command_that_was_not_acknowledged_comes_again,
     no_more_is_delivered_than_was_asked_for,
-    acknowledging_in_any_order_leaves_nothing_and_takes_nothing_else,
+    acknowledging_in_any_order_takes_nothing_else_along,
     a_message_that_nobody_wants_is_told_from_its_neighbours,
     a_command_that_no_plugin_wants_reaches_the_unrouted_queue,
     a_delayed_copy_comes_back_to_its_own_queue_and_not_too_early,
@@ -93,7 +96,7 @@ async fn everything_that_the_contract_names_survives_the_way(rig: Rig) {
         message_type: Some("org.metagov.action.completed".to_owned()),
         timestamp: Some(1_790_000_000),
         user_id: None,
-        expiration: Some(Duration::from_secs(60)),
+        expiration: Some(Duration::from_mins(1)),
         headers: BTreeMap::from([("traceparent".to_owned(), "00-aa-bb-01".to_owned())]),
     };
     publish(&rig, vec![sent.clone()]).await;
@@ -133,7 +136,7 @@ async fn no_more_is_delivered_than_was_asked_for(rig: Rig) {
     assert_ne!(id(&next(&mut deliveries).await.message), "2");
 }
 
-async fn acknowledging_in_any_order_leaves_nothing_and_takes_nothing_else(rig: Rig) {
+async fn acknowledging_in_any_order_takes_nothing_else_along(rig: Rig) {
     let mut deliveries = rig.bus.consume(Queue::Plugin(plugin()), 500);
     soon("consuming", rig.bus.wait_until_consuming()).await;
     publish(&rig, (0..500).map(command).collect()).await;
@@ -149,17 +152,14 @@ async fn acknowledging_in_any_order_leaves_nothing_and_takes_nothing_else(rig: R
     }
     drop(deliveries);
 
+    // A broker may deliver again what was acknowledged in the last moment, but never forgets what was not.
     let mut others = rig.bus.consume(Queue::Plugin(plugin()), 500);
-    let mut again = Vec::new();
-    for _ in 0..kept.len() {
+    let mut missing: BTreeSet<String> = kept.into_iter().collect();
+    while !missing.is_empty() {
         let delivery = next(&mut others).await;
-        again.push(id(&delivery.message).to_owned());
+        missing.remove(id(&delivery.message));
         delivery.receipt.ack();
     }
-    again.sort();
-    let mut kept = kept;
-    kept.sort();
-    assert_eq!(again, kept, "exactly those that were not acknowledged come again");
 }
 
 async fn a_message_that_nobody_wants_is_told_from_its_neighbours(rig: Rig) {

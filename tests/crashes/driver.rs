@@ -21,15 +21,15 @@ use tokio::{sync::Notify, time::timeout};
 
 /// What a driver knows at the end.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Figures {
-    pub attempted: usize,
-    pub lost: usize,
-    pub doubled: usize,
-    pub several_ids: usize,
+pub(crate) struct Figures {
+    pub(crate) attempted: usize,
+    pub(crate) lost: usize,
+    pub(crate) doubled: usize,
+    pub(crate) several_ids: usize,
 }
 
 #[derive(Clone)]
-pub struct Driver {
+pub(crate) struct Driver {
     url: String,
     prefix: String,
     /// The ids of the final events of each command.
@@ -38,7 +38,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    pub async fn connect(url: &str, prefix: &str) -> Self {
+    pub(crate) async fn connect(url: &str, prefix: &str) -> Self {
         let driver =
             Self { url: url.to_owned(), prefix: prefix.to_owned(), finals: Arc::default(), news: Arc::default() };
         // The queue stands before the first command, so that no event can be missed.
@@ -100,7 +100,7 @@ impl Driver {
     }
 
     /// Publishes each command until it is confirmed.
-    pub async fn publish(&self, commands: &[(String, String, Vec<u8>)]) {
+    pub(crate) async fn publish(&self, commands: &[(String, String, Vec<u8>)]) {
         let mut open = commands;
         while !open.is_empty() {
             let done = self.publish_some(open).await;
@@ -132,13 +132,13 @@ impl Driver {
     }
 
     /// How many of these commands have their final event.
-    pub fn answered(&self, ids: &[String]) -> usize {
+    pub(crate) fn answered(&self, ids: &[String]) -> usize {
         let finals = self.finals.lock().expect("nobody panics here");
         ids.iter().filter(|id| finals.contains_key(*id)).count()
     }
 
     /// Waits until this many of the commands have their final event; gives up after two minutes.
-    pub async fn wait_for(&self, ids: &[String], count: usize) {
+    pub(crate) async fn wait_for(&self, ids: &[String], count: usize) {
         let all = async {
             loop {
                 let news = self.news.notified();
@@ -152,7 +152,7 @@ impl Driver {
     }
 
     /// The four figures, with what the database has stored beside what the driver has seen.
-    pub fn figures(&self, ids: &[String], stored_runs: &HashMap<String, usize>) -> Figures {
+    pub(crate) fn figures(&self, ids: &[String], stored_runs: &HashMap<String, usize>) -> Figures {
         let finals = self.finals.lock().expect("nobody panics here");
         Figures {
             attempted: ids.len(),

@@ -7,15 +7,15 @@ use std::{
 };
 
 /// A server in a directory of its own.
-pub struct Server {
+pub(crate) struct Server {
     script: PathBuf,
     directory: PathBuf,
-    pub url: String,
+    pub(crate) url: String,
 }
 
 impl Server {
     /// Starts `rabbitmq` or `postgres`.
-    pub fn start(service: &str, directory: &Path) -> Self {
+    pub(crate) fn start(service: &str, directory: &Path) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services").join(service);
         let mut server = Self { script, directory: directory.join(service), url: String::new() };
         server.url = server.run("start");
@@ -23,7 +23,7 @@ impl Server {
     }
 
     /// Stops it in order and starts it on the same port.
-    pub fn restart(&self) {
+    pub(crate) fn restart(&self) {
         self.run("restart");
     }
 

@@ -106,6 +106,7 @@ async fn a_new_config_keeps_the_state(database: &Database) {
     let saw = community(&store, "a").await;
     let change = |expected, config, state| {
         changing(vec![Change::UpdateInstance {
+            updated_at: chrono::Utc::now(),
             id: saw.id,
             community: slug("a"),
             expected,

@@ -1,7 +1,5 @@
 //! A database for one test, on either server, and the macro that runs a story on both.
 
-use std::path::Path;
-
 use metagov::store::{Settings, Store};
 use sea_orm::{ConnectionTrait, Database as SeaOrm, DatabaseConnection};
 use uuid::Uuid;
@@ -15,6 +13,7 @@ pub(crate) enum On {
 
 /// A database of the test's own, gone at the end.
 pub(crate) struct Database {
+    pub(crate) on: On,
     pub(crate) url: String,
     place: Place,
 }
@@ -31,7 +30,7 @@ impl Database {
                 let directory = tempfile::tempdir().expect("a temporary directory can be made");
                 // A directory that is missing is made.
                 let file = directory.path().join("data").join("metagov.db");
-                Self { url: format!("sqlite:{}", file.display()), place: Place::Directory(directory) }
+                Self { on, url: format!("sqlite:{}", file.display()), place: Place::Directory(directory) }
             }
             On::Postgres => {
                 let url = std::env::var("METAGOV_TEST_DATABASE_URL").expect(
@@ -44,14 +43,9 @@ impl Database {
                 server.close().await.expect("the connection closes");
                 let (base, _) = url.rsplit_once('/').expect("a URL has a path");
                 let own = format!("{base}/{name}");
-                Self { url: own, place: Place::Server { url, name } }
+                Self { on, url: own, place: Place::Server { url, name } }
             }
         }
-    }
-
-    /// The file, on SQLite.
-    pub(crate) fn file(&self) -> Option<&Path> {
-        self.url.strip_prefix("sqlite:").map(Path::new)
     }
 
     /// A store on it, as each of our programs has one.

@@ -119,6 +119,7 @@ async fn a_tick_is_claimed_once_for_each_interval(database: &Database) {
     assert_eq!(due[0].plugin.as_str(), "randomness");
 
     let seldom = Change::UpdateInstance {
+        updated_at: chrono::Utc::now(),
         id: often.id,
         community: slug("a"),
         expected: 1,

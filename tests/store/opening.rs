@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use metagov::store::{Change, Committed, Settings, Store, StoreError};
-use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use metagov::store::{Begun, Change, Committed, Settings, Store, StoreError};
+use sea_orm::{ConnectionTrait, TransactionTrait};
 use serde_json::json;
 
 use crate::{
     database::{Database, On, on_both},
-    sample::{changing, community, pure, slug},
+    sample::{attempt, changing, community, entry, pure, slug},
 };
 
 on_both!(writers_on_all_sides_never_fail, the_clock_is_near_ours);
@@ -21,12 +21,12 @@ async fn the_clock_is_near_ours(database: &Database) {
 /// Each reads a counter and writes it one higher, against the version it read: on SQLite this is what fails with
 /// "database is locked" unless a transaction is a writer from its beginning.
 async fn writers_on_all_sides_never_fail(database: &Database) {
-    const WRITERS: usize = 32;
-    const EACH: i64 = 5;
+    const WRITERS: u16 = 32;
+    const EACH: u16 = 5;
     let stores = [database.store().await, database.store().await];
     let id = community(&stores[0], "a").await.id;
     let writers = (0..WRITERS).map(|writer| {
-        let store = stores[writer % 2].clone();
+        let store = stores[usize::from(writer % 2)].clone();
         tokio::spawn(async move {
             for n in 0..EACH {
                 loop {
@@ -34,6 +34,7 @@ async fn writers_on_all_sides_never_fail(database: &Database) {
                     let before = instance.state.and_then(|state| state.as_i64()).unwrap_or(0);
                     let mut unit = pure("a", &format!("{writer}-{n}"));
                     unit.changes = changing(vec![Change::UpdateInstance {
+                        updated_at: chrono::Utc::now(),
                         id,
                         community: slug("a"),
                         expected: instance.version,
@@ -57,18 +58,19 @@ async fn writers_on_all_sides_never_fail(database: &Database) {
         writer.expect("no writer fails");
     }
     let instance = stores[0].instance(&slug("a"), id).await.expect("the database answers").expect("it is there");
-    assert_eq!(instance.state, Some(json!(WRITERS as i64 * EACH)));
+    assert_eq!(instance.state, Some(json!(WRITERS * EACH)));
     assert!(started.elapsed() < Duration::from_mins(1));
 }
 
 #[cfg(unix)]
 #[tokio::test]
 async fn a_sqlite_file_is_created_for_its_owner_only() {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, path::Path};
+
     let database = Database::create(On::Sqlite).await;
     let store = database.store().await;
     store.commit(vec![pure("a", "k")]).await.expect("the database answers");
-    let file = database.file().expect("a file");
+    let file = Path::new(database.url.strip_prefix("sqlite:").expect("a file"));
     let directory = file.parent().expect("a directory");
     for entry in std::fs::read_dir(directory).expect("the directory can be read") {
         let entry = entry.expect("an entry");
@@ -102,19 +104,43 @@ async fn an_unusable_url_is_refused_and_not_repeated() {
     assert!(matches!(Store::connect(&nowhere).await, Err(StoreError::Create { .. })));
 }
 
+/// The one test that waits: as long as the server lets a session wait for a lock.
 #[tokio::test]
-async fn a_hung_transaction_of_another_is_cut_short_by_the_server() {
+async fn a_row_that_somebody_holds_is_given_up_after_a_while() {
     let database = Database::create(On::Postgres).await;
     let store = database.store().await;
-    store.commit(vec![pure("a", "k")]).await.expect("the database answers");
+    let begin = || async { store.begin_attempt(&entry("a", "k", 1), &attempt(), Duration::ZERO).await };
+    begin().await.expect("the first attempt begins");
     let raw = database.raw().await;
-    let question = "SELECT application_name AS name FROM pg_stat_activity \
-                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    let rows = raw.query_all_raw(Statement::from_string(DbBackend::Postgres, question)).await.expect("it answers");
-    assert!(!rows.is_empty());
-    for row in rows {
-        assert_eq!(row.try_get::<String>("", "name").expect("a name"), "metagov");
+    let holding = raw.begin().await.expect("a transaction");
+    holding.execute_unprepared("SELECT 1 FROM inbox FOR UPDATE").await.expect("the row is held");
+
+    let error = begin().await.expect_err("the row is held");
+    assert!(matches!(error, StoreError::Contended(_)) && error.is_passing(), "{error}");
+    holding.rollback().await.expect("the row is free");
+    assert!(matches!(begin().await, Ok(Begun::Again { .. })));
+    raw.close().await.expect("the connection closes");
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_ended_is_passing_trouble() {
+    let database = Database::create(On::Postgres).await;
+    let store = database.store().await;
+    let raw = database.raw().await;
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE application_name = 'metagov' AND datname = current_database()";
+    raw.execute_unprepared(end).await.expect("the sessions end");
+    for key in ["k1", "k2", "k3", "k4", "k5"] {
+        // A connection that was used a moment ago is not pinged, so this may fail, once for each.
+        let answers = loop {
+            match store.commit(vec![pure("a", key)]).await {
+                Ok(answers) => break answers,
+                Err(error) => assert!(error.is_passing(), "{error}"),
+            }
+        };
+        assert!(matches!(answers[..], [Committed::Stored]), "{answers:?}");
     }
-    raw.close().await.expect("it closes");
+    raw.close().await.expect("the connection closes");
     database.drop().await;
 }

@@ -73,7 +73,7 @@ async fn processes_are_listed_by_what_is_asked_for(database: &Database) {
     let now = store.now().await.expect("the clock");
     let mut changes = Vec::new();
     for age in 0..6_u32 {
-        let mut process = process("a", saw.id, now - Duration::from_secs(60) * age);
+        let mut process = process("a", saw.id, now - Duration::from_mins(1) * age);
         if age % 2 == 1 {
             process.record.status = ProcessStatus::Completed;
         }

@@ -88,6 +88,7 @@ pub(crate) fn new_instance(community: &str, tick_every: Option<Duration>) -> New
         platform_id: None,
         config: json!({"low": 1, "high": 6}),
         state: None,
+        created_at: chrono::Utc::now(),
         tick_every,
     }
 }

@@ -4,7 +4,7 @@ use metagov_example_plugin::{ExamplePlugin, MyAction, MyGovProcess, Posted, Tall
 use metagov_sdk::{
     contract::{ProblemKind, ProcessStatus},
     prelude::*,
-    testing::{StartedProcess, Tester},
+    testing::{ProcessUnderTest, Tester},
 };
 
 async fn enabled() -> Tester<ExamplePlugin> {
@@ -12,11 +12,11 @@ async fn enabled() -> Tester<ExamplePlugin> {
     Tester::enable(config).await.expect("the config is valid")
 }
 
-async fn asked(tester: &Tester<ExamplePlugin>) -> StartedProcess<ExamplePlugin> {
+async fn asked(tester: &Tester<ExamplePlugin>) -> ProcessUnderTest<ExamplePlugin> {
     tester.start::<MyGovProcess>(json!({"question": "Shall we?"})).await.expect("the question is valid")
 }
 
-fn vote(process: &StartedProcess<ExamplePlugin>, yes: bool) -> Webhook {
+fn vote(process: &ProcessUnderTest<ExamplePlugin>, yes: bool) -> Webhook {
     let poll_id = process.webhook_key().expect("it has one").parse().expect("it is a number");
     let mut hook = Webhook::post_json("/example", &json!(VoteCast { poll_id, user_id: "U1".to_owned(), yes }));
     hook.headers.push(("X-Example-Token".to_owned(), "let me in".to_owned()));

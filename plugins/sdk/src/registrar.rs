@@ -52,7 +52,7 @@ pub enum RegistrationError {
         name: &'static str,
     },
     /// A type whose JSON Schema does not compile.
-    #[error("plugin '{plugin}': {what} has no usable schema: {source}")]
+    #[error("plugin '{plugin}': the schema of {what} cannot be used: {source}")]
     InvalidSchema {
         /// The plugin.
         plugin: &'static str,

@@ -54,6 +54,6 @@ mod tests {
 
     #[test]
     fn many_hashes_take_no_longer_than_one() {
-        assert!(!matches(&"#.".repeat(60), &"a.".repeat(120)));
+        assert!(!matches(&format!("{}b", "#.".repeat(60)), &format!("{}c", "a.".repeat(120))));
     }
 }

@@ -20,7 +20,9 @@ use crate::bus::delivery::Settlement;
 
 /// The most that one round looks at; more only waits for the next round.
 const ROUND: usize = 1024;
-/// For the broker's answer that it has seen all acknowledgements.
+/// Between the last acknowledgement and the end of its channel: some writes of the queue's log.
+const LINGER: Duration = Duration::from_millis(200);
+/// For the broker's answer that the channel is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs until the last receipt is gone, the link breaks or the bus closes. A broken link ends it in silence: the
@@ -52,7 +54,9 @@ pub(super) async fn run(
             return;
         }
     }
-    // The answer says that the broker has seen everything before it.
+    // With many acknowledgements in a row a channel of RabbitMQ holds some back until its quorum queue has applied those
+    // before, and forgets them when it is closed: they would be delivered again although they were sent.
+    tokio::time::sleep(LINGER).await;
     let _ = timeout(CLOSE_TIMEOUT, channel.close(200, "done".into())).await;
 }
 

@@ -52,6 +52,14 @@ pub(super) struct Consumer {
     pub(super) closed: CancellationToken,
 }
 
+/// How consuming ends in peace.
+enum End {
+    /// Nobody wants deliveries any more.
+    Ended,
+    /// The prefetch may be the full one again, which takes a new consumer.
+    NoLongerCareful,
+}
+
 /// Why a consumer has to be rebuilt.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
@@ -70,9 +78,8 @@ enum Lost {
 }
 
 impl Consumer {
-    /// Runs until the bus stops consuming or the deliveries are dropped.
+    /// Runs until the bus stops consuming or the deliveries are dropped. Its owner has counted it as wanted.
     pub(super) async fn run(self) {
-        self.census.send_modify(|census| census.wanted += 1);
         let mut outage = Outage::of(format!("the consumer of {}", self.declaring.names.queue(&self.queue)));
         loop {
             let link = tokio::select! {
@@ -81,11 +88,14 @@ impl Consumer {
                 link = self.session.link() => link,
             };
             let Some(link) = link else { break };
-            let Err(lost) = self.consume(&link, &mut outage).await else { break };
-            tokio::select! {
-                biased;
-                () = self.ended() => break,
-                () = outage.failed(&lost) => {}
+            match self.consume(&link, &mut outage).await {
+                Ok(End::Ended) => break,
+                Ok(End::NoLongerCareful) => {}
+                Err(lost) => tokio::select! {
+                    biased;
+                    () = self.ended() => break,
+                    () = outage.failed(&lost) => {}
+                },
             }
         }
         self.census.send_modify(|census| census.wanted -= 1);
@@ -98,12 +108,14 @@ impl Consumer {
         }
     }
 
-    async fn consume(&self, link: &Link, outage: &mut Outage) -> Result<(), Lost> {
+    async fn consume(&self, link: &Link, outage: &mut Outage) -> Result<End, Lost> {
+        let careful_until = link.careful_until();
+        let prefetch = if careful_until.is_some() { 1 } else { self.prefetch };
         let (channel, mut stream) = tokio::select! {
             biased;
-            () = self.ended() => return Ok(()),
+            () = self.ended() => return Ok(End::Ended),
             () = link.broken() => return Err(Lost::Link),
-            opened = self.open(link) => opened?,
+            opened = self.open(link, prefetch) => opened?,
         };
         outage.over();
         let _consuming = Consuming::count(&self.census);
@@ -112,10 +124,18 @@ impl Consumer {
         let (settlements, settled) = mpsc::unbounded_channel();
         self.tasks.spawn(acknowledger::run(link.clone(), channel.clone(), settled, self.closed.clone()));
 
-        loop {
+        let careful = async {
+            match careful_until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(careful);
+        let end = loop {
             let delivery = tokio::select! {
                 biased;
-                () = self.ended() => break,
+                () = self.ended() => break End::Ended,
+                () = &mut careful => break End::NoLongerCareful,
                 () = link.broken() => return Err(Lost::Link),
                 delivery = stream.next() => delivery.ok_or(Lost::Cancelled)?.map_err(Lost::Channel)?,
             };
@@ -129,23 +149,23 @@ impl Consumer {
                 () = self.stopped.cancelled() => {}
                 () = link.broken() => return Err(Lost::Link),
             }
-        }
+        };
         let cancelled = channel.basic_cancel(stream.tag(), BasicCancelOptions::default());
         if let Ok(Ok(())) = timeout(CANCEL_TIMEOUT, cancelled).await {
             while let Some(Ok(delivery)) = stream.next().await {
                 receive(delivery, &settlements).receipt.give_back();
             }
         }
-        Ok(())
+        Ok(end)
     }
 
-    async fn open(&self, link: &Link) -> Result<(Channel, Stream), Lost> {
+    async fn open(&self, link: &Link, prefetch: u16) -> Result<(Channel, Stream), Lost> {
         let channel = link.create_channel().await.map_err(Lost::Consume)?;
         self.declaring.queue(&channel, &self.queue).await?;
         let queue = name(&self.declaring.names.queue(&self.queue));
         let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(queue.clone(), look, FieldTable::default()).await.map_err(Lost::NoQueue)?;
-        channel.basic_qos(self.prefetch, BasicQosOptions::default()).await.map_err(Lost::Consume)?;
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(Lost::Consume)?;
         let stream = channel
             .basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default())
             .await

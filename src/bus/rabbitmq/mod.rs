@@ -153,6 +153,8 @@ impl RabbitMq {
             stopped: self.stopped.clone(),
             closed: self.closed.clone(),
         };
+        // Here and not in its task: whoever waits for all consumers next must not overlook this one.
+        self.census.send_modify(|census| census.wanted += 1);
         self.tasks.spawn(consumer.run());
         Deliveries::new(incoming, self.stopped.clone())
     }

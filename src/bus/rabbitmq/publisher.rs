@@ -183,7 +183,7 @@ impl Work {
             let mut write = Box::pin(channel.basic_publish(
                 envelope.exchange,
                 envelope.routing_key,
-                BasicPublishOptions { mandatory: true, immediate: false },
+                BasicPublishOptions { mandatory: envelope.mandatory, immediate: false },
                 envelope.body,
                 envelope.properties,
             ));

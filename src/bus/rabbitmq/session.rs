@@ -10,8 +10,11 @@
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use lapin::{Connection, ConnectionProperties, Event, uri::AMQPUri};
-use tokio::{sync::watch, time::timeout};
+use lapin::{Connection, ConnectionProperties, ErrorKind, Event, uri::AMQPUri};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::outage::Outage;
@@ -22,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// lapin tells of most ends of a connection by an event; the others are seen by looking.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long consumers are careful after a connection broke on a message: long enough for the broker to set it aside.
+const CAREFUL: Duration = Duration::from_mins(1);
 
 /// A handle on a session; clones share the connection.
 #[derive(Debug, Clone)]
@@ -34,6 +39,7 @@ pub(super) struct Session {
 pub(super) struct Link {
     connection: Arc<Connection>,
     broken: CancellationToken,
+    careful_until: Option<Instant>,
 }
 
 /// Why a session lost its connection.
@@ -79,6 +85,15 @@ impl Link {
         self.broken.cancelled().await;
     }
 
+    /// Until when messages are to be fetched one at a time, if they are.
+    ///
+    /// AMQP wants UTF-8 in short texts, RabbitMQ does not check it, and lapin drops the connection at a frame that it
+    /// cannot read. Such a message is delivered again until the broker sets it aside for having come back too often;
+    /// what was fetched along with it comes back as often, and must not share its fate.
+    pub(super) fn careful_until(&self) -> Option<Instant> {
+        self.careful_until.filter(|until| *until > Instant::now())
+    }
+
     /// Has the connection dropped and built again: it accepts what is sent and never answers.
     pub(super) fn give_up(&self) {
         self.broken.cancel();
@@ -96,9 +111,12 @@ impl Deref for Link {
 async fn supervise(uri: AMQPUri, role: &'static str, links: watch::Sender<Option<Link>>, closed: CancellationToken) {
     let mut outage = Outage::of(format!("the connection for {role}"));
     let life = async {
+        let mut careful_until = None;
         loop {
             let lost = match connect(&uri, role).await {
-                Ok(link) => {
+                Ok(connection) => {
+                    let connection = Arc::new(connection);
+                    let link = Link { connection, broken: CancellationToken::new(), careful_until };
                     tracing::debug!(role, "connected");
                     outage.over();
                     links.send_replace(Some(link.clone()));
@@ -110,6 +128,10 @@ async fn supervise(uri: AMQPUri, role: &'static str, links: watch::Sender<Option
                 }
                 Err(lost) => lost,
             };
+            if matches!(&lost, Lost::Broken(error) if matches!(error.kind(), ErrorKind::ParsingError(_))) {
+                tracing::warn!("a message cannot be read as AMQP; fetching one at a time until it is set aside");
+                careful_until = Some(Instant::now() + CAREFUL);
+            }
             outage.failed(&lost).await;
         }
     };
@@ -123,13 +145,12 @@ async fn supervise(uri: AMQPUri, role: &'static str, links: watch::Sender<Option
     }
 }
 
-async fn connect(uri: &AMQPUri, role: &str) -> Result<Link, Lost> {
+async fn connect(uri: &AMQPUri, role: &str) -> Result<Connection, Lost> {
     let properties = ConnectionProperties::default().with_connection_name(format!("metagov {role}").into());
-    let connection = timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties))
+    timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties))
         .await
         .map_err(|_| Lost::ConnectTimeout)?
-        .map_err(Lost::Connect)?;
-    Ok(Link { connection: Arc::new(connection), broken: CancellationToken::new() })
+        .map_err(Lost::Connect)
 }
 
 /// Returns when the connection is no more. A heartbeat that stays away is one of lapin's errors.

@@ -12,7 +12,9 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use crate::bus::{Destination, Message, Outgoing, Properties, dead_letter, is_reply_queue, topology::Names};
+use crate::bus::{
+    Destination, Message, Outgoing, Properties, dead_letter, is_reply_queue, message::is_direct_reply, topology::Names,
+};
 
 /// Persistent, in the words of AMQP.
 const PERSISTENT: u8 = 2;
@@ -24,13 +26,13 @@ pub(super) fn message(delivery: &mut Delivery) -> Message {
         routing_key: delivery.routing_key.to_string(),
         body: Bytes::from(std::mem::take(&mut delivery.data)),
         properties: Properties {
-            content_type: text(properties.content_type()),
-            message_id: text(properties.message_id()),
-            correlation_id: text(properties.correlation_id()),
-            reply_to: text(properties.reply_to()),
-            message_type: text(properties.kind()),
+            content_type: text(properties.content_type().as_ref()),
+            message_id: text(properties.message_id().as_ref()),
+            correlation_id: text(properties.correlation_id().as_ref()),
+            reply_to: text(properties.reply_to().as_ref()),
+            message_type: text(properties.kind().as_ref()),
             timestamp: *properties.timestamp(),
-            user_id: text(properties.user_id()),
+            user_id: text(properties.user_id().as_ref()),
             expiration: properties
                 .expiration()
                 .as_ref()
@@ -51,8 +53,8 @@ pub(super) fn delivery_count(properties: &BasicProperties) -> Option<u64> {
     scalar(value)?.parse().ok()
 }
 
-fn text(property: &Option<ShortString>) -> Option<String> {
-    property.as_ref().map(ToString::to_string)
+fn text(property: Option<&ShortString>) -> Option<String> {
+    property.map(ToString::to_string)
 }
 
 fn headers(table: &FieldTable) -> BTreeMap<String, String> {
@@ -99,6 +101,7 @@ pub(super) struct Envelope<'a> {
     pub(super) routing_key: ShortString,
     pub(super) properties: BasicProperties,
     pub(super) body: &'a [u8],
+    pub(super) mandatory: bool,
 }
 
 /// `None` where the message cannot be published at all: a reply queue that is not the driver's, or a text that AMQP
@@ -121,6 +124,8 @@ pub(super) fn envelope<'a>(names: &Names, outgoing: &'a Outgoing) -> Option<Enve
         routing_key: ShortString::try_new(routing_key).ok()?,
         properties: basic_properties(&message.properties, expiration)?,
         body: &message.body,
+        // Direct reply-to is no queue: with `mandatory` the broker delivers to it and returns the message all the same.
+        mandatory: !matches!(&outgoing.to, Destination::Reply { queue } if is_direct_reply(queue)),
     })
 }
 

@@ -57,7 +57,7 @@ impl Client {
                     line = lines.next::<Response>() => line,
                 };
                 let Ok(Response::Message(message)) = line else { return };
-                if outgoing.send(message).await.is_err() {
+                if outgoing.send(*message).await.is_err() {
                     return;
                 }
             }

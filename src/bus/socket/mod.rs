@@ -54,7 +54,7 @@ enum Response {
     Done,
     Published(Vec<Published>),
     Subscribed { queue: String },
-    Message(Message),
+    Message(Box<Message>),
     DeadLetters(Vec<DeadLetter>),
     Failed(String),
 }
@@ -72,7 +72,7 @@ impl Lines {
     }
 
     async fn send(&mut self, line: &impl Serialize) -> Result<(), SocketError> {
-        Ok(self.0.send(serde_json::to_string(line)?).await.map_err(failure)?)
+        self.0.send(serde_json::to_string(line)?).await.map_err(failure)
     }
 
     /// The next line. Safe to cancel.

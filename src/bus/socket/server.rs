@@ -81,7 +81,7 @@ async fn subscription(bus: &Bus, lines: &mut Lines, patterns: &[String]) -> Resu
             _ = lines.next::<serde_json::Value>() => return Ok(Ok(())),
         };
         match message {
-            Some(message) => lines.send(&Response::Message(message)).await?,
+            Some(message) => lines.send(&Response::Message(Box::new(message))).await?,
             None => return Ok(Err(BusError::Closed)),
         }
     }

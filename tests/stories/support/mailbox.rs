@@ -14,20 +14,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An event with the message that it came in.
 #[derive(Debug, Clone)]
-pub struct Received {
-    pub message: Message,
-    pub event: Event,
+pub(crate) struct Received {
+    pub(crate) message: Message,
+    pub(crate) event: Event,
 }
 
 #[derive(Clone, Default)]
-pub struct Mailbox {
+pub(crate) struct Mailbox {
     received: Arc<Mutex<Vec<Received>>>,
     news: Arc<Notify>,
 }
 
 impl Mailbox {
     /// Collects what a subscription brings for as long as it lives.
-    pub fn of(mut subscription: Subscription) -> Self {
+    pub(crate) fn of(mut subscription: Subscription) -> Self {
         let mailbox = Self::default();
         let filled = mailbox.clone();
         tokio::spawn(async move {
@@ -41,12 +41,12 @@ impl Mailbox {
     }
 
     /// Everything so far.
-    pub fn all(&self) -> Vec<Received> {
+    pub(crate) fn all(&self) -> Vec<Received> {
         self.received.lock().expect("no story panics here").clone()
     }
 
     /// The first `count` events that `wanted` says yes to.
-    pub async fn wait_for(&self, count: usize, what: &str, wanted: impl Fn(&Received) -> bool) -> Vec<Received> {
+    pub(crate) async fn wait_for(&self, count: usize, what: &str, wanted: impl Fn(&Received) -> bool) -> Vec<Received> {
         let found = async {
             loop {
                 let news = self.news.notified();

@@ -1,11 +1,11 @@
 //! The stage of the stories: a world with a service in it, a plugin that does as it is told, and a driver's mailbox.
 
-pub mod mailbox;
-pub mod puppet;
-pub mod world;
+pub(crate) mod mailbox;
+pub(crate) mod puppet;
+pub(crate) mod world;
 
-pub use mailbox::Received;
-pub use world::{Command, World};
+pub(crate) use mailbox::Received;
+pub(crate) use world::{Command, World};
 
 /// One story on each database.
 macro_rules! story {

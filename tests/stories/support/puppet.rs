@@ -9,20 +9,20 @@ use std::{
 use metagov_sdk::prelude::*;
 
 /// Does as it is told.
-pub struct Puppet;
+pub(crate) struct Puppet;
 
 /// What the puppet is set up with.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct Config {
+pub(crate) struct Config {
     /// Tells several puppets in one community apart.
     #[serde(default)]
-    pub team: Option<String>,
+    pub(crate) team: Option<String>,
     /// Signs webhooks.
     #[serde(default)]
-    pub secret: Option<Secret>,
+    pub(crate) secret: Option<Secret>,
     /// Whether `enabled` refuses.
     #[serde(default)]
-    pub refuse: bool,
+    pub(crate) refuse: bool,
 }
 
 impl Plugin for Puppet {
@@ -77,8 +77,8 @@ impl Plugin for Puppet {
 
 /// Somebody said something.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Announced {
-    pub text: String,
+pub(crate) struct Announced {
+    pub(crate) text: String,
 }
 
 impl PluginEvent for Announced {
@@ -88,7 +88,7 @@ impl PluginEvent for Announced {
 /// What a call does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Deed {
+pub(crate) enum Deed {
     Answer,
     Reject,
     Retry,
@@ -101,7 +101,7 @@ pub enum Deed {
 static CALLS: LazyLock<Mutex<HashMap<String, usize>>> = LazyLock::new(Mutex::default);
 
 /// How often handlers were called for this tag.
-pub fn calls(tag: &str) -> usize {
+pub(crate) fn calls(tag: &str) -> usize {
     CALLS.lock().expect("no puppet panics here").get(tag).copied().unwrap_or(0)
 }
 
@@ -158,7 +158,7 @@ async fn announce(cx: &Cx<Puppet>, text: String) -> Result<Empty> {
 
 /// A vote that webhooks are counted in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Ballot {
+pub(crate) struct Ballot {
     key: Option<String>,
     votes: u64,
     quorum: u64,
@@ -170,7 +170,7 @@ pub struct Ballot {
 
 /// What a ballot is started with.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Question {
+pub(crate) struct Question {
     /// What its webhooks carry.
     #[serde(default)]
     key: Option<String>,
@@ -192,7 +192,7 @@ pub struct Question {
 
 /// How it stands.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Tally {
+pub(crate) struct Tally {
     votes: u64,
     polls: u64,
 }

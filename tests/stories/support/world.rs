@@ -29,23 +29,23 @@ use super::{
 };
 
 /// The community of every story.
-pub const COMMUNITY: &str = "acme";
+pub(crate) const COMMUNITY: &str = "acme";
 
 /// A service and its driver.
-pub struct World {
-    pub driver: Bus,
-    pub store: Store,
-    pub mail: Mailbox,
-    pub replies: Mailbox,
-    pub reply_queue: String,
-    pub prefix: String,
+pub(crate) struct World {
+    pub(crate) driver: Bus,
+    pub(crate) store: Store,
+    pub(crate) mail: Mailbox,
+    pub(crate) replies: Mailbox,
+    pub(crate) reply_queue: String,
+    pub(crate) prefix: String,
     registry: Arc<Registry>,
     running: Vec<Running>,
     database: TestDatabase,
 }
 
 /// A role that runs in this process.
-pub struct Running {
+pub(crate) struct Running {
     stop: CancellationToken,
     abort: CancellationToken,
     bus: Bus,
@@ -54,20 +54,20 @@ pub struct Running {
 
 /// A command that a driver sends.
 #[derive(Debug, Clone)]
-pub struct Command {
-    pub routing_key: String,
-    pub body: Bytes,
-    pub properties: Properties,
+pub(crate) struct Command {
+    pub(crate) routing_key: String,
+    pub(crate) body: Bytes,
+    pub(crate) properties: Properties,
 }
 
 impl Command {
     /// A command with a fresh `message_id`.
-    pub fn new(routing_key: &str, body: &Value) -> Self {
+    pub(crate) fn new(routing_key: &str, body: &Value) -> Self {
         Self::raw(routing_key, body.to_string().into_bytes())
     }
 
     /// A command whose body is whatever it is.
-    pub fn raw(routing_key: &str, body: impl Into<Bytes>) -> Self {
+    pub(crate) fn raw(routing_key: &str, body: impl Into<Bytes>) -> Self {
         let properties = Properties {
             content_type: Some("application/json".to_owned()),
             message_id: Some(Uuid::new_v4().to_string()),
@@ -77,7 +77,7 @@ impl Command {
     }
 
     /// The key that it is recognised by.
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         self.properties.message_id.clone().expect("the story gave it a message_id")
     }
 }
@@ -89,15 +89,21 @@ fn required(variable: &str) -> String {
 
 /// A database of the story's own.
 enum TestDatabase {
-    Sqlite(tempfile::TempDir),
-    Postgres { server: String, name: String },
+    /// The directory goes with it.
+    Sqlite {
+        _directory: tempfile::TempDir,
+    },
+    Postgres {
+        server: String,
+        name: String,
+    },
 }
 
 impl TestDatabase {
     fn sqlite() -> (Self, String) {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let url = format!("sqlite:{}", directory.path().join("metagov.db").display());
-        (Self::Sqlite(directory), url)
+        (Self::Sqlite { _directory: directory }, url)
     }
 
     async fn postgres() -> (Self, String) {
@@ -123,12 +129,12 @@ impl TestDatabase {
 }
 
 impl World {
-    pub async fn on_sqlite() -> Self {
+    pub(crate) async fn on_sqlite() -> Self {
         let (database, url) = TestDatabase::sqlite();
         Self::new(database, url).await
     }
 
-    pub async fn on_postgres() -> Self {
+    pub(crate) async fn on_postgres() -> Self {
         let (database, url) = TestDatabase::postgres().await;
         Self::new(database, url).await
     }
@@ -166,7 +172,7 @@ impl World {
     }
 
     /// One more worker beside those that run.
-    pub async fn start_worker(&mut self) {
+    pub(crate) async fn start_worker(&mut self) {
         let bus = connect(&self.prefix).await;
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let defaults = config::Config::load(&config::Sources::default()).expect("the defaults are well-formed");
@@ -184,7 +190,7 @@ impl World {
     }
 
     /// One more scheduler beside those that run.
-    pub async fn start_scheduler(&mut self) {
+    pub(crate) async fn start_scheduler(&mut self) {
         let bus = connect(&self.prefix).await;
         let stop = CancellationToken::new();
         let scheduler = Scheduler::new(self.store.clone(), bus.clone(), 500);
@@ -194,7 +200,7 @@ impl World {
     }
 
     /// Ends everything that runs as a crash would: nothing is finished, nothing acknowledged.
-    pub async fn crash(&mut self) {
+    pub(crate) async fn crash(&mut self) {
         for running in self.running.drain(..) {
             running.abort.cancel();
             running.task.abort();
@@ -204,7 +210,7 @@ impl World {
     }
 
     /// Publishes a command; every story's commands must find a queue.
-    pub async fn send(&self, command: &Command) {
+    pub(crate) async fn send(&self, command: &Command) {
         let message = Message {
             routing_key: command.routing_key.clone(),
             body: command.body.clone(),
@@ -219,13 +225,13 @@ impl World {
     }
 
     /// Publishes a command and waits for the answer to it.
-    pub async fn ask(&self, command: &Command) -> Received {
+    pub(crate) async fn ask(&self, command: &Command) -> Received {
         self.send(command).await;
         self.answer(command).await
     }
 
     /// The first event that answers a command.
-    pub async fn answer(&self, command: &Command) -> Received {
+    pub(crate) async fn answer(&self, command: &Command) -> Received {
         let id = command.id();
         let what = format!("an answer to {}", command.routing_key);
         let answers = [
@@ -252,39 +258,39 @@ impl World {
     }
 
     /// Publishes an ordinary command and waits for its answer.
-    pub async fn tell(&self, routing_key: &str, body: &Value) -> Received {
+    pub(crate) async fn tell(&self, routing_key: &str, body: &Value) -> Received {
         self.ask(&Command::new(routing_key, body)).await
     }
 
     /// The community of the story with the puppet enabled.
-    pub async fn with_puppet(&self) {
+    pub(crate) async fn with_puppet(&self) {
         self.with_plugins(&json!([{ "name": "puppet", "config": {} }])).await;
     }
 
     /// The community of the story with these plugins.
-    pub async fn with_plugins(&self, plugins: &Value) {
+    pub(crate) async fn with_plugins(&self, plugins: &Value) {
         let applied = self.tell("community.apply", &json!({ "slug": COMMUNITY, "plugins": plugins })).await;
         assert_eq!(applied.event.event_type, "org.metagov.community.applied", "{:?}", applied.event.data);
     }
 
     /// An action of the puppet that follows this script.
-    pub fn act(action: &str, tag: &str, script: &[&str]) -> Command {
+    pub(crate) fn act(action: &str, tag: &str, script: &[&str]) -> Command {
         let parameters = json!({ "tag": tag, "script": script });
         Command::new(&format!("action.puppet.{action}"), &json!({ "community": COMMUNITY, "parameters": parameters }))
     }
 
     /// The record of a process event.
-    pub fn record(received: &Received) -> ProcessRecord {
+    pub(crate) fn record(received: &Received) -> ProcessRecord {
         serde_json::from_value(received.event.data.clone()).expect("process events carry the record")
     }
 
     /// The story's community.
-    pub fn community() -> CommunitySlug {
+    pub(crate) fn community() -> CommunitySlug {
         CommunitySlug::new(COMMUNITY).expect("it is a slug")
     }
 
     /// Ends the world and checks that it leaves nothing behind: no event unpublished, no dead letter.
-    pub async fn finish(mut self) {
+    pub(crate) async fn finish(mut self) {
         for running in self.running.drain(..) {
             running.stop.cancel();
             running.task.await.expect("no role panicked");
@@ -300,7 +306,7 @@ impl World {
     }
 
     /// Takes the dead letters away, with the reason of each.
-    pub async fn dead_letters(&self) -> Vec<(String, BTreeMap<String, String>)> {
+    pub(crate) async fn dead_letters(&self) -> Vec<(String, BTreeMap<String, String>)> {
         let mut discard = |_: &bus::DeadLetter| bus::DeadVerdict::Discard;
         let letters = self.driver.dead_letters(&mut discard).await.expect("the broker shows dead letters");
         letters.into_iter().map(|letter| (letter.message.routing_key, letter.message.properties.headers)).collect()

@@ -239,7 +239,7 @@ fn check(schema: &Schema, value: &mut Value, base: &str, kind: ProblemKind, what
     if violations.is_empty() {
         return Ok(());
     }
-    let detail = format!("the {what} breaks its schema; `errors` names each place");
+    let detail = format!("the schema of the {what} does not hold; `errors` names each place");
     Err(Problem::new(kind, detail).with_errors(violations))
 }
 

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use self::process::Record;
 pub use self::{
-    process::StartedProcess,
+    process::ProcessUnderTest,
     world::{FrozenClock, SeededEntropy},
 };
 use crate::{
@@ -188,7 +188,7 @@ impl<P: Plugin> Tester<P> {
     ///
     /// # Panics
     /// Where the process is not registered, or the parameters cannot be written as JSON.
-    pub async fn start<S: Process<P>>(&self, parameters: impl Serialize) -> Result<StartedProcess<P>> {
+    pub async fn start<S: Process<P>>(&self, parameters: impl Serialize) -> Result<ProcessUnderTest<P>> {
         self.start_json(S::NAME, json(&parameters)).await
     }
 
@@ -199,13 +199,13 @@ impl<P: Plugin> Tester<P> {
     ///
     /// # Panics
     /// Where no process has this name.
-    pub async fn start_json(&self, name: &str, parameters: Value) -> Result<StartedProcess<P>> {
+    pub async fn start_json(&self, name: &str, parameters: Value) -> Result<ProcessUnderTest<P>> {
         let process = self.inner.definition.process(name).expect("the process is registered");
         let parameters = process.check(parameters).map_err(rejected)?;
         let started = self.settle(process.start(self.call(), parameters).await)?;
         let mut instance = self.instance();
         instance.processes.push(Record::new(process.name().clone(), started, self.now()));
-        Ok(StartedProcess { tester: self.clone(), index: instance.processes.len() - 1 })
+        Ok(ProcessUnderTest { tester: self.clone(), index: instance.processes.len() - 1 })
     }
 
     /// Delivers a webhook: it is verified, the plugin receives it, then the open processes that it concerns.
@@ -219,7 +219,7 @@ impl<P: Plugin> Tester<P> {
         let concerns = definition.concerns(&hook);
         let count = self.instance().processes.len();
         for index in 0..count {
-            let process = StartedProcess { tester: self.clone(), index };
+            let process = ProcessUnderTest { tester: self.clone(), index };
             let concerned = match &concerns {
                 Concerns::EveryProcess => true,
                 Concerns::Process(key) => process.webhook_key().as_ref() == Some(key),
@@ -248,7 +248,7 @@ impl<P: Plugin> Tester<P> {
                     self.instance().next_tick = every.map(|every| self.now() + every);
                     self.tick().await.expect("the tick succeeds");
                 }
-                Due::Process(index) => StartedProcess { tester: self.clone(), index }.handle_due().await,
+                Due::Process(index) => ProcessUnderTest { tester: self.clone(), index }.handle_due().await,
             }
         }
         self.inner.clock.set(until);

@@ -79,12 +79,12 @@ impl Record {
 }
 
 /// A process under test.
-pub struct StartedProcess<P> {
+pub struct ProcessUnderTest<P> {
     pub(super) tester: Tester<P>,
     pub(super) index: usize,
 }
 
-impl<P: Plugin> StartedProcess<P> {
+impl<P: Plugin> ProcessUnderTest<P> {
     /// Where it stands.
     #[must_use]
     pub fn status(&self) -> ProcessStatus {
@@ -227,8 +227,8 @@ enum Step {
     Close,
 }
 
-impl<P> fmt::Debug for StartedProcess<P> {
+impl<P> fmt::Debug for ProcessUnderTest<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StartedProcess").field("index", &self.index).finish_non_exhaustive()
+        f.debug_struct("ProcessUnderTest").field("index", &self.index).finish_non_exhaustive()
     }
 }

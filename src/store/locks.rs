@@ -1,0 +1,262 @@
+//! Compare: what the units saw or want to change is read with locks, and must be as they expect.
+//!
+//! Units for which that does not hold are left out of the batch. The rows stay locked, so that [`super::changes`] can
+//! set without a further look. Locks are taken in one order, each sorted, so that two batches wait for each other
+//! instead of blocking each other.
+//!
+//! Up: [`super::commit`]. Down: the tables `communities`, `plugin_instances`, `processes`.
+
+use std::collections::{BTreeSet, HashMap};
+
+use metagov_sdk::contract::Timestamp;
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
+    QuerySelect, sea_query::LockType,
+};
+use uuid::Uuid;
+
+use super::{
+    Change, Committed, NewInstance, Process, StoreError, Unit,
+    entity::{communities, plugin_instances, processes},
+    keys,
+    processes::status,
+};
+
+/// The rows that the units want to change, as they are.
+#[derive(Default)]
+pub(super) struct Rows {
+    communities: HashMap<String, i64>,
+    instances: HashMap<Uuid, InstanceRow>,
+    seen: HashMap<Uuid, i64>,
+    processes: HashMap<(String, Uuid), ProcessRow>,
+}
+
+#[derive(FromQueryResult)]
+struct CommunityRow {
+    slug: String,
+    version: i64,
+}
+
+#[derive(FromQueryResult)]
+pub(super) struct InstanceRow {
+    id: Uuid,
+    community: String,
+    version: i64,
+    pub(super) tick_every_ms: Option<i64>,
+}
+
+#[derive(FromQueryResult)]
+pub(super) struct ProcessRow {
+    community: String,
+    id: Uuid,
+    status: String,
+    version: i64,
+    pub(super) due_at: Option<Timestamp>,
+    pub(super) closes_at: Option<Timestamp>,
+}
+
+/// Locks what the units want to change and gives the verdict [`Committed::Stale`] on those that come too late.
+pub(super) async fn lock(
+    transaction: &DatabaseTransaction,
+    units: &[Unit],
+    verdicts: &mut [Option<Committed>],
+) -> Result<Rows, StoreError> {
+    let live = || units.iter().zip(&*verdicts).filter(|(_, verdict)| verdict.is_none()).map(|(unit, _)| unit);
+    let mut communities: BTreeSet<&str> = BTreeSet::new();
+    let mut updated: BTreeSet<Uuid> = BTreeSet::new();
+    let mut deleted: BTreeSet<Uuid> = BTreeSet::new();
+    let mut processes: BTreeSet<(&str, Uuid)> = BTreeSet::new();
+    for change in live().flat_map(|unit| &unit.changes) {
+        match change {
+            Change::InsertCommunity { slug, .. }
+            | Change::UpdateCommunity { slug, .. }
+            | Change::DeleteCommunity { slug, .. } => {
+                communities.insert(slug.as_str());
+            }
+            Change::InsertInstance(_) => {}
+            Change::UpdateInstance { id, .. } => {
+                updated.insert(*id);
+            }
+            Change::DeleteInstance { id, .. } => {
+                deleted.insert(*id);
+            }
+            Change::InsertProcess(process) | Change::UpdateProcess { process, .. } => {
+                processes.insert(process_key(process));
+            }
+        }
+    }
+    updated.retain(|id| !deleted.contains(id));
+    let seen: BTreeSet<Uuid> = live().filter_map(|unit| unit.saw).map(|saw| saw.id).collect();
+
+    let mut rows = Rows::default();
+    rows.lock_communities(transaction, communities).await?;
+    rows.lock_instances(transaction, deleted, LockType::Update).await?;
+    rows.lock_instances(transaction, updated, LockType::NoKeyUpdate).await?;
+    // Lighter than the locks above: it waits for nobody but those who delete, and lets nobody but them wait. So a
+    // process is never started in an instance that is being disabled.
+    rows.see_instances(transaction, seen).await?;
+    rows.lock_processes(transaction, processes).await?;
+
+    let mut claimed = BTreeSet::new();
+    for (unit, verdict) in units.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_none()) {
+        let saw_holds = unit.saw.is_none_or(|saw| rows.seen.get(&saw.id) == Some(&saw.version));
+        // Of two units that change the same row, the second has not seen what the first makes of it.
+        let changes_hold = unit.changes.iter().all(|change| rows.holds(change) && claimed.insert(target(change)));
+        if !(saw_holds && changes_hold) {
+            *verdict = Some(Committed::Stale);
+        }
+    }
+    Ok(rows)
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Target<'c> {
+    Community(&'c str),
+    Instance(Uuid),
+    Process(&'c str, Uuid),
+}
+
+fn target(change: &Change) -> Target<'_> {
+    match change {
+        Change::InsertCommunity { slug, .. }
+        | Change::UpdateCommunity { slug, .. }
+        | Change::DeleteCommunity { slug, .. } => Target::Community(slug.as_str()),
+        Change::InsertInstance(NewInstance { id, .. })
+        | Change::UpdateInstance { id, .. }
+        | Change::DeleteInstance { id, .. } => Target::Instance(*id),
+        Change::InsertProcess(process) | Change::UpdateProcess { process, .. } => {
+            Target::Process(process.record.community.as_str(), process.record.id)
+        }
+    }
+}
+
+fn process_key(process: &Process) -> (&str, Uuid) {
+    (process.record.community.as_str(), process.record.id)
+}
+
+impl Rows {
+    async fn lock_communities(
+        &mut self,
+        transaction: &DatabaseTransaction,
+        slugs: BTreeSet<&str>,
+    ) -> Result<(), StoreError> {
+        use communities::{Column, Entity};
+        let slugs: Vec<&str> = slugs.into_iter().collect();
+        for chunk in slugs.chunks(keys::CHUNK) {
+            let rows: Vec<CommunityRow> = Entity::find()
+                .select_only()
+                .columns([Column::Slug, Column::Version])
+                .filter(Column::Slug.is_in(chunk.iter().copied()))
+                .order_by_asc(Column::Slug)
+                .lock(LockType::Update)
+                .into_model()
+                .all(transaction)
+                .await?;
+            self.communities.extend(rows.into_iter().map(|row| (row.slug, row.version)));
+        }
+        Ok(())
+    }
+
+    async fn lock_instances(
+        &mut self,
+        transaction: &DatabaseTransaction,
+        ids: BTreeSet<Uuid>,
+        lock: LockType,
+    ) -> Result<(), StoreError> {
+        for row in instance_rows(transaction, ids, lock).await? {
+            self.instances.insert(row.id, row);
+        }
+        Ok(())
+    }
+
+    async fn see_instances(
+        &mut self,
+        transaction: &DatabaseTransaction,
+        ids: BTreeSet<Uuid>,
+    ) -> Result<(), StoreError> {
+        let rows = instance_rows(transaction, ids, LockType::KeyShare).await?;
+        self.seen.extend(rows.into_iter().map(|row| (row.id, row.version)));
+        Ok(())
+    }
+
+    async fn lock_processes(
+        &mut self,
+        transaction: &DatabaseTransaction,
+        pairs: BTreeSet<(&str, Uuid)>,
+    ) -> Result<(), StoreError> {
+        use processes::{Column, Entity};
+        let pairs: Vec<(&str, Uuid)> = pairs.into_iter().collect();
+        for chunk in pairs.chunks(keys::CHUNK) {
+            let rows: Vec<ProcessRow> = Entity::find()
+                .select_only()
+                .columns([
+                    Column::Community,
+                    Column::Id,
+                    Column::Status,
+                    Column::Version,
+                    Column::DueAt,
+                    Column::ClosesAt,
+                ])
+                .filter(keys::any_of(Column::Community, Column::Id, chunk.iter().copied()))
+                .order_by_asc(Column::Community)
+                .order_by_asc(Column::Id)
+                .lock(LockType::NoKeyUpdate)
+                .into_model()
+                .all(transaction)
+                .await?;
+            self.processes.extend(rows.into_iter().map(|row| ((row.community.clone(), row.id), row)));
+        }
+        Ok(())
+    }
+
+    /// Whether what the change expects is so.
+    fn holds(&self, change: &Change) -> bool {
+        match change {
+            Change::InsertCommunity { slug, .. } => !self.communities.contains_key(slug.as_str()),
+            Change::UpdateCommunity { slug, expected, .. } | Change::DeleteCommunity { slug, expected } => {
+                self.communities.get(slug.as_str()) == Some(expected)
+            }
+            // That its key is free is left to the unique index.
+            Change::InsertInstance(_) => true,
+            Change::UpdateInstance { id, community, expected, .. }
+            | Change::DeleteInstance { id, community, expected } => {
+                let row = self.instances.get(id);
+                row.is_some_and(|row| row.community == community.as_str() && row.version == *expected)
+            }
+            Change::InsertProcess(process) => self.process(process).is_none(),
+            Change::UpdateProcess { process, expected } => self.process(process).is_some_and(|row| {
+                // What has ended never changes again, whatever version the caller expects.
+                row.version == *expected && status(&row.status).is_ok_and(|status| !status.is_terminal())
+            }),
+        }
+    }
+
+    pub(super) fn instance(&self, id: Uuid) -> Option<&InstanceRow> {
+        self.instances.get(&id)
+    }
+
+    pub(super) fn process(&self, process: &Process) -> Option<&ProcessRow> {
+        let (community, id) = process_key(process);
+        self.processes.get(&(community.to_owned(), id))
+    }
+}
+
+async fn instance_rows(
+    transaction: &DatabaseTransaction,
+    ids: BTreeSet<Uuid>,
+    lock: LockType,
+) -> Result<Vec<InstanceRow>, StoreError> {
+    use plugin_instances::{Column, Entity};
+    let ids: Vec<Uuid> = ids.into_iter().collect();
+    let mut rows = Vec::with_capacity(ids.len());
+    for chunk in ids.chunks(keys::CHUNK) {
+        let select = Entity::find()
+            .select_only()
+            .columns([Column::Id, Column::Community, Column::Version, Column::TickEveryMs])
+            .filter(keys::one_of(transaction.get_database_backend(), Column::Id, chunk))
+            .order_by_asc(Column::Id)
+            .lock(lock);
+        rows.extend(select.into_model::<InstanceRow>().all(transaction).await?);
+    }
+    Ok(rows)
+}
