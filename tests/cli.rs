@@ -168,6 +168,8 @@ fn settings_that_cannot_be_used_are_exit_code_78_with_every_fault() {
     // What says something about the program only works all the same.
     assert_eq!(shell.run(&["plugins", "list"]).code, 0);
     assert_eq!(shell.run(&["completions", "fish"]).code, 0);
+    let defaults = shell.run(&["config", "defaults"]);
+    assert!(defaults.code == 0 && defaults.stdout.contains("concurrency = 256"), "{}", defaults.stderr);
 }
 
 #[test]

@@ -109,8 +109,11 @@ impl Ask {
                     out.step(kind(&event));
                 }
                 _ = look.tick(), if store.is_some() => {
-                    if let Some(seen) = self.attempts(store).await && told != Some(seen) {
-                        tell_attempt(seen, out);
+                    if let Some(seen) = self.attempts(store).await
+                        && told != Some(seen)
+                        && let Some(words) = about_attempt(seen)
+                    {
+                        out.step(&words);
                         told = Some(seen);
                     }
                 }
@@ -184,13 +187,13 @@ pub(super) fn pretty(value: &Value) -> String {
     format!("{value:#}")
 }
 
-fn tell_attempt(seen: AttemptView, out: Output) {
+/// What to say of an attempt that has not ended; once it has, the event says it in a moment.
+fn about_attempt(seen: AttemptView) -> Option<String> {
     let n = seen.attempts;
     match seen.status {
-        AttemptStatus::Running => out.step(&format!("attempt {n}")),
-        AttemptStatus::Retrying => out.step(&format!("attempt {n} met passing trouble; it will be repeated")),
-        // The event says it in a moment.
-        AttemptStatus::Completed | AttemptStatus::Failed | AttemptStatus::Uncertain => {}
+        AttemptStatus::Running => Some(format!("attempt {n}")),
+        AttemptStatus::Retrying => Some(format!("attempt {n} met passing trouble; it will be repeated")),
+        AttemptStatus::Completed | AttemptStatus::Failed | AttemptStatus::Uncertain => None,
     }
 }
 

@@ -106,6 +106,7 @@ fn run(command: Command, out: Output, file: Option<PathBuf>) -> anyhow::Result<E
     match &command {
         Command::Plugins(plugins) => return plugins.run(out),
         Command::Completions(arguments) => return arguments.run(),
+        Command::Config(settings::Settings::Defaults) => return settings::Settings::print_defaults(),
         _ => {}
     }
     let flags = if let Command::Worker(arguments) = &command { arguments.flags() } else { Vec::new() };

@@ -1,12 +1,15 @@
-//! `metagov config …`: the settings that count, and which layer set each of them. Secrets are masked in both.
+//! `metagov config …`: the settings that count, and which layer set each of them, secrets masked; and the defaults.
 //!
 //! Up: whoever asks where a value comes from. Down: [`crate::config`].
 
 use clap::Subcommand;
 use serde_json::{Map, Value};
 
-use super::{exit::Exit, output::Output};
-use crate::config::{Loaded, Setting};
+use super::{
+    exit::Exit,
+    output::{Output, line},
+};
+use crate::config::{DEFAULTS, Loaded, Setting};
 
 /// What to do with settings.
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -15,21 +18,30 @@ pub(super) enum Settings {
     Show,
     /// Each key with its value and the layer that set it: default, file, variable or flag
     Explain,
+    /// The annotated file of defaults, to copy from; works whatever the settings are
+    Defaults,
 }
 
 impl Settings {
+    /// What needs no settings to be loaded.
+    pub(super) fn print_defaults() -> anyhow::Result<Exit> {
+        line(DEFAULTS.trim_end())?;
+        Ok(Exit::Success)
+    }
+
     pub(super) fn run(self, out: Output, loaded: &Loaded) -> anyhow::Result<Exit> {
         let settings = loaded.explain();
         match self {
             Self::Show => {
                 let object: Map<String, Value> =
                     settings.iter().map(|setting| (setting.key.clone(), setting.value.clone())).collect();
-                let line = |setting: &Setting| format!("{} = {}", setting.key, setting.value);
-                out.data(&object, || settings.iter().map(line).collect::<Vec<_>>().join("\n"))?;
+                let pair = |setting: &Setting| format!("{} = {}", setting.key, setting.value);
+                out.data(&object, || settings.iter().map(pair).collect::<Vec<_>>().join("\n"))?;
             }
             Self::Explain => out.list(&settings, "there are no settings", &["KEY", "VALUE", "SET BY"], |setting| {
                 vec![setting.key.clone(), setting.value.to_string(), setting.origin.clone()]
             })?,
+            Self::Defaults => return Self::print_defaults(),
         }
         Ok(Exit::Success)
     }

@@ -63,7 +63,7 @@ impl ConfigError {
 /// ", did you mean 'x'?" where one of the candidates is near.
 pub(super) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     metagov_sdk::schema::nearest(word, candidates).map_or_else(
-        || "; `metagov config show` lists every key".to_owned(),
+        || "; `metagov config defaults` lists every key".to_owned(),
         |meant| format!("; did you mean '{meant}'?"),
     )
 }

@@ -154,7 +154,10 @@ fn unknown_keys_of_a_file_refuse_the_start_with_what_was_meant() {
             "file <dir>/metagov.toml: log.concurrency: no setting has this name; did you mean 'worker.concurrency'?",
         ),
         ("broker = 1", "file <dir>/metagov.toml: broker: must be a section"),
-        ("zzz = 1", "file <dir>/metagov.toml: zzz: no setting has this name; `metagov config show` lists every key"),
+        (
+            "zzz = 1",
+            "file <dir>/metagov.toml: zzz: no setting has this name; `metagov config defaults` lists every key",
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(Bench::new().file(text).refused(), expected);
