@@ -40,8 +40,10 @@ impl Service {
         let broker = Server::start("rabbitmq", directory.path());
         let database = Server::start("postgres", directory.path());
         let mut service = Self { broker, database, directory, processes: Vec::new() };
-        let migrated = service.metagov(&["migrate"]).status().expect("the binary runs");
-        assert!(migrated.success(), "metagov migrate failed");
+        for setup in [&["migrate"][..], &["topology", "apply"]] {
+            let done = service.metagov(setup).output().expect("the binary runs");
+            assert!(done.status.success(), "metagov {setup:?}: {}", String::from_utf8_lossy(&done.stderr));
+        }
         for role in [&["worker"][..], &["worker"], &["scheduler"]] {
             service.spawn(role);
         }
