@@ -148,7 +148,7 @@ impl Driver {
                 news.await;
             }
         };
-        let _ = timeout(Duration::from_secs(120), all).await;
+        let _ = timeout(Duration::from_mins(2), all).await;
     }
 
     /// The four figures, with what the database has stored beside what the driver has seen.

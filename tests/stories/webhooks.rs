@@ -31,8 +31,8 @@ story! {
     async fn a_vote_is_counted_with_the_webhook_that_brings_it(world: World) {
         world.with_puppet().await;
         let (one, other) = (
-            ballot(&world, &json!({ "quorum": 4, "key": "one" })).await,
-            ballot(&world, &json!({ "quorum": 4, "key": "other" })).await,
+            ballot(world, &json!({ "quorum": 4, "key": "one" })).await,
+            ballot(world, &json!({ "quorum": 4, "key": "other" })).await,
         );
         world.send(&hook(None, &json!([["X-Puppet-Ballot", "one"]]))).await;
         let updated = |r: &Received| r.event.event_type == "org.metagov.process.updated";
@@ -49,7 +49,7 @@ story! {
 
     async fn a_webhook_that_is_delivered_twice_is_counted_once(world: World) {
         world.with_puppet().await;
-        let id = ballot(&world, &json!({ "quorum": 9 })).await;
+        let id = ballot(world, &json!({ "quorum": 9 })).await;
         world.send(&hook(Some("delivery 1"), &json!([]))).await;
         world.send(&hook(Some("delivery 1"), &json!([]))).await;
         world.send(&hook(Some("delivery 2"), &json!([]))).await;
@@ -62,7 +62,7 @@ story! {
 
     async fn a_forged_webhook_counts_nothing(world: World) {
         world.with_plugins(&json!([{ "name": "puppet", "config": { "secret": "hunter2" } }])).await;
-        let id = ballot(&world, &json!({ "quorum": 9 })).await;
+        let id = ballot(world, &json!({ "quorum": 9 })).await;
         for headers in [json!([]), json!([["x-puppet-secret", "guessed"]])] {
             let told = world.ask(&hook(None, &headers)).await;
             assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/invalid-signature");
@@ -77,7 +77,7 @@ story! {
     async fn votes_that_come_together_are_all_counted(world: World) {
         world.start_worker().await;
         world.with_puppet().await;
-        ballot(&world, &json!({ "quorum": 40 })).await;
+        ballot(world, &json!({ "quorum": 40 })).await;
         for _ in 0..20 {
             world.send(&hook(None, &json!([]))).await;
         }

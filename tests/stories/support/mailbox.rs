@@ -10,7 +10,7 @@ use metagov_sdk::contract::Event;
 use tokio::{sync::Notify, time::timeout};
 
 /// How long a story waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An event with the message that it came in.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use metagov::{
     bus::{self, Bus, Destination, Message, Outgoing, Properties, Published},
     config,
     host::Host,
-    registry::Registry,
+    registry::{Registry, RegistryError},
     scheduler::Scheduler,
     store::{self, Store},
     worker::{Parts, Worker},
@@ -140,12 +140,7 @@ impl World {
     }
 
     async fn new(database: TestDatabase, url: String) -> Self {
-        let registry = Registry::builder()
-            .add::<Puppet>()
-            .and_then(|builder| builder.add::<metagov_randomness::Randomness>())
-            .and_then(|builder| builder.add::<metagov_example_plugin::ExamplePlugin>())
-            .expect("the plugins of the stories are well-formed")
-            .build();
+        let registry = puppets().expect("the plugins of the stories are well-formed");
         let store = Store::connect(&store::Settings { url, max_connections: 4 }).await.expect("the database answers");
         store.migrate().await.expect("the schema can be made");
         let prefix = format!("t{}", Uuid::new_v4().simple());
@@ -311,6 +306,14 @@ impl World {
         let letters = self.driver.dead_letters(&mut discard).await.expect("the broker shows dead letters");
         letters.into_iter().map(|letter| (letter.message.routing_key, letter.message.properties.headers)).collect()
     }
+}
+
+fn puppets() -> Result<Registry, RegistryError> {
+    let registry = Registry::builder()
+        .add::<Puppet>()?
+        .add::<metagov_randomness::Randomness>()?
+        .add::<metagov_example_plugin::ExamplePlugin>()?;
+    Ok(registry.build())
 }
 
 async fn connect(prefix: &str) -> Bus {
