@@ -95,7 +95,6 @@ impl Shutdown {
     ///
     /// # Errors
     /// Where the operating system refuses the handlers.
-    #[expect(clippy::disallowed_methods, reason = "who asks twice wants it now, whatever still holds the program up")]
     pub fn listen(&self) -> std::io::Result<()> {
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let shutdown = self.clone();
