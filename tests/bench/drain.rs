@@ -24,7 +24,7 @@ const METAGOV: &str = env!("CARGO_BIN_EXE_metagov");
 const COMMUNITY: &str = "community-000001";
 const CHUNK: usize = 1000;
 /// How long to wait for the next outcome before the run counts as stuck.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Parser)]
 struct Arguments {
