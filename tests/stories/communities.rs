@@ -45,6 +45,19 @@ story! {
         }
     }
 
+    async fn a_plugin_is_enabled_with_its_defaults_filled_in(world: World) {
+        world.tell("community.apply", &json!({ "slug": COMMUNITY })).await;
+        let config = json!({ "my_required_config": "hunter2" });
+        let told = world.tell("plugin.example-plugin.enable", &json!({ "community": COMMUNITY, "config": config })).await;
+        assert_eq!(told.event.event_type, "org.metagov.plugin.enabled");
+        assert_eq!(told.message.routing_key, "acme.example-plugin.plugin.enabled");
+        assert_eq!(told.event.source, "/communities/acme/plugins/example-plugin");
+        assert_eq!(told.event.data["config"]["my_optional_config_2"], 100);
+        assert_eq!(told.event.data["config"]["my_required_config"], MASK);
+        let told = world.tell("plugin.example-plugin.enable", &json!({ "community": "nobody", "config": config })).await;
+        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/unknown-community");
+    }
+
     async fn a_changed_config_keeps_state_and_open_processes(world: World) {
         world.with_puppet().await;
         let told = world

@@ -47,6 +47,30 @@ story! {
         assert_eq!((stored.record.status, &stored.record.outcome["votes"]), (ProcessStatus::Pending, &json!(2)));
     }
 
+    async fn a_webhook_of_the_whole_platform_finds_its_community(world: World) {
+        world.with_plugins(&json!([{ "name": "puppet", "config": { "team": "T1" } }])).await;
+        let id = ballot(world, &json!({ "quorum": 2 })).await;
+        let mut command = hook(Some("delivery 1"), &json!([]));
+        let address = |key: &str, value: &str| {
+            let mut body: Value = serde_json::from_slice(&command.body).expect("it is JSON");
+            body.as_object_mut().expect("an object").remove("community");
+            body[key] = json!(value);
+            body.to_string()
+        };
+        let (known, unknown) = (address("community_platform_id", "T1"), address("community_platform_id", "T9"));
+        command.properties.message_id = Some("hook-1".to_owned());
+        command.body = unknown.into();
+        let told = world.ask(&command).await;
+        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/plugin-not-enabled");
+        command.properties.message_id = Some("hook-2".to_owned());
+        command.body = known.into();
+        world.send(&command).await;
+        let completed = |r: &Received| r.event.event_type == "org.metagov.process.completed";
+        let told = world.mail.wait_for(1, "the end", completed).await.remove(0);
+        assert_eq!(World::record(&told).id, id);
+        assert_eq!(told.event.causationid.as_deref(), Some("hook-2"));
+    }
+
     async fn a_webhook_that_is_delivered_twice_is_counted_once(world: World) {
         world.with_puppet().await;
         let id = ballot(world, &json!({ "quorum": 9 })).await;
