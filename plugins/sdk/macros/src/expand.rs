@@ -27,8 +27,11 @@ pub(crate) fn action(arguments: TokenStream, function: &TokenStream) -> TokenStr
             quote! {
                 #written
 
-                // It is async whether it waits or not, and its doc comment is written for drivers.
-                #[allow(clippy::unused_async, clippy::missing_errors_doc)]
+                #[allow(
+                    clippy::unused_async,
+                    clippy::missing_errors_doc,
+                    reason = "an action is async whether it waits or not, and its doc comment is written for drivers"
+                )]
                 #item
             }
         }

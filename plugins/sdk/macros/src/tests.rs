@@ -58,7 +58,11 @@ fn an_action_expands_to_what_an_author_would_have_written() {
             }
         }
 
-        #[allow(clippy::unused_async, clippy::missing_errors_doc)]
+        #[allow(
+            clippy::unused_async,
+            clippy::missing_errors_doc,
+            reason = "an action is async whether it waits or not, and its doc comment is written for drivers"
+        )]
         #[doc = r" Draws one integer."]
         async fn random_int(cx: &Cx<Randomness>, low: i64, high: Option<i64>,) -> Result<Drawn> {
             body()
@@ -92,7 +96,11 @@ fn an_action_without_parameters_is_an_empty_object_and_not_safe_to_repeat() {
             }
         }
 
-        #[allow(clippy::unused_async, clippy::missing_errors_doc)]
+        #[allow(
+            clippy::unused_async,
+            clippy::missing_errors_doc,
+            reason = "an action is async whether it waits or not, and its doc comment is written for drivers"
+        )]
         #[doc = "Asks."]
         async fn ping(cx: &metagov_sdk::Cx<crate::Chat>) -> metagov_sdk::Result<Vec<u8>> { body() }
     };
