@@ -109,3 +109,20 @@ pub fn unknown<'a>(kind: ProblemKind, what: &str, name: &Name, known: impl Itera
     };
     Problem::new(kind, format!("there is no {what} '{name}'; {hint}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use metagov_example_plugin::ExamplePlugin;
+    use metagov_randomness::Randomness;
+
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_is_registered_twice_is_an_error_at_start_that_names_it() {
+        let once = Registry::builder().add::<Randomness>().and_then(Builder::add::<ExamplePlugin>);
+        let twice = once.expect("two plugins with names of their own").add::<Randomness>();
+        let error = twice.expect_err("the second one is refused");
+        assert!(matches!(&error, RegistryError::Duplicate { plugin } if plugin.as_str() == "randomness"), "{error:?}");
+        assert_eq!(error.to_string(), "two plugins are named 'randomness'; names must be unique");
+    }
+}
