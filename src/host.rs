@@ -46,7 +46,7 @@ pub struct Request {
     pub idempotency_key: Uuid,
     /// How often the handler was called for this command, this time included.
     pub attempt: u32,
-    /// Whether the handler may change the plugin's state; an `unsafe` action may not.
+    /// Whether the handler may change the plugin's state; a `pure` action and an `unsafe` one may not.
     pub may_keep_state: bool,
 }
 

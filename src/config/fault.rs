@@ -1,7 +1,7 @@
 //! What is wrong with the settings: where it stands, what it is about, and what to write instead.
 //!
 //! A fault names the kind of a value and never the value, which may be a secret in the wrong place. Up: [`super::layers`]
-//! and [`super::rules`], which find faults. Down: `src/main.rs`, which prints them and refuses the start.
+//! and [`super::rules`], which find faults. Down: `src/cli`, which prints them and refuses the start.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Where settings come from: each layer read, its keys and the kinds of its values checked, its origin noted.
 //!
 //! The built-in defaults say which keys there are and of which kind each is, so no list of keys stands anywhere else.
-//! Values are never re-typed: `00123` for a text stays `00123`. Up: [`Sources`], filled by `src/main.rs`. Down:
+//! Values are never re-typed: `00123` for a text stays `00123`. Up: [`Sources`], filled by `src/cli`. Down:
 //! [`super::rules`], then the `config` crate, which merges the layers and keeps each value's origin.
 
 use std::{

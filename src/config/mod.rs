@@ -3,7 +3,7 @@
 //! Layers, each over the one before: the built-in `config.default.toml`, one file, `METAGOV__SECTION__KEY`,
 //! `METAGOV__SECTION__KEY_FILE`, flags. An unknown key or an unusable value in any of them refuses the start; nothing is
 //! ignored and nothing is guessed. The layers are read in [`layers`], shown by [`explain`]. This module opens no
-//! connection. Up: `src/main.rs`. Down: `src/app.rs`, which wires the roles by it.
+//! connection. Up: `src/cli`. Down: `src/app.rs`, which wires the roles by it.
 
 mod explain;
 mod fault;
