@@ -5,8 +5,8 @@
 
 use metagov_sdk::{
     contract::{
-        ActionCompleted, ActionFailed, Command, CommandRejected, Community, Event, InstanceRecord, PlatformEvent,
-        Problem, ProblemKind, ProcessRecord, event::SCHEMA_BASE, schemas,
+        ActionCompleted, ActionFailed, Command, CommandKey, CommandRejected, Community, Event, InstanceRecord,
+        PlatformEvent, Problem, ProblemKind, ProcessRecord, asyncapi, event::SCHEMA_BASE, schemas,
     },
     schema::{Schema, Unknown},
 };
@@ -106,8 +106,71 @@ fn every_sample_holds_to_the_published_schemas() {
     }
 }
 
+/// The schema of a message's payload in the `AsyncAPI` document.
+fn payload(key: &str) -> Schema {
+    let mut document = asyncapi::document("metagov.commands", "metagov.events");
+    assert!(document["components"]["messages"][key]["payload"].is_object(), "{key}: there is no such message");
+    document["$ref"] = format!("#/components/messages/{key}/payload").into();
+    Schema::compile(document, Unknown::AsDeclared).unwrap_or_else(|error| panic!("{key}: {error}"))
+}
+
+#[test]
+fn the_asyncapi_document_is_the_reviewed_one() {
+    insta::assert_json_snapshot!("asyncapi", asyncapi::document("metagov.commands", "metagov.events"));
+}
+
+#[test]
+fn every_reference_in_the_asyncapi_document_leads_somewhere() {
+    fn references<'a>(value: &'a Value, into: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(members) => {
+                into.extend(members.get("$ref").and_then(Value::as_str));
+                members.values().for_each(|member| references(member, into));
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, into)),
+            _ => {}
+        }
+    }
+    let document = asyncapi::document("metagov.commands", "metagov.events");
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(found.len() > 24, "{found:?}");
+    for reference in found {
+        let pointer = reference.strip_prefix('#').expect("the document stands alone");
+        assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
+}
+
+#[test]
+fn every_sample_is_a_message_of_the_asyncapi_document() {
+    for sample in samples() {
+        let kind = sample["type"].as_str().expect("it has a type").trim_start_matches("org.metagov.");
+        let key = if kind.starts_with("platform.") { "platform".to_owned() } else { kind.replace('.', "-") };
+        assert_eq!(payload(&key).violations(&sample, ""), [], "{key}");
+    }
+    let mut wrong = samples().swap_remove(0);
+    wrong["data"] = json!({});
+    assert_ne!(payload("action-completed").violations(&wrong, ""), []);
+}
+
+#[test]
+fn every_command_of_the_asyncapi_document_is_one_of_the_contract() {
+    let document = asyncapi::document("metagov.commands", "metagov.events");
+    let channels = document["channels"].as_object().expect("an object");
+    let commands: Vec<_> = channels
+        .values()
+        .filter(|channel| channel["bindings"]["amqp"]["exchange"]["name"] == "metagov.commands")
+        .map(|channel| channel["address"].as_str().expect("a text").replace(['{', '}'], ""))
+        .collect();
+    assert_eq!(commands.len(), 10, "{commands:?}");
+    for key in commands {
+        assert_eq!(CommandKey::parse(&key).map(|read| read.to_string()), Some(key));
+    }
+}
+
 #[test]
 fn every_command_of_the_contract_is_read_and_written_without_loss() {
+    const NAMES: [&str; 4] = ["randomness", "slack", "random-int", "delayed-stochastic-vote"];
     let id = "018f6f9e-0000-7000-8000-000000000001";
     let due = "2026-01-01T00:00:00Z";
     let request = json!({"method": "POST", "path": "/", "query": "", "headers": [["A", "b"]], "body_base64": "e30="});
@@ -138,6 +201,8 @@ fn every_command_of_the_contract_is_read_and_written_without_loss() {
         assert_eq!(command.key().to_string(), key);
         let written: Value = serde_json::from_slice(&command.body()).expect("it is JSON");
         assert_eq!(written, body, "{key}");
+        let words = key.split('.').filter(|word| !NAMES.contains(word)).collect::<Vec<_>>();
+        assert_eq!(payload(&words.join("-")).violations(&body, ""), [], "{key}");
     }
 }
 

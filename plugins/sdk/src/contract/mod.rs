@@ -6,6 +6,7 @@
 //!
 //! Up the message path: the driver, who builds these messages. Down: `src/worker`, which acts on them.
 
+pub mod asyncapi;
 pub mod command;
 pub mod event;
 pub mod json;

@@ -49,7 +49,8 @@ fn of<T: JsonSchema + 'static>() -> &'static Schema {
     })
 }
 
-/// Every published schema by name, for the AsyncAPI document and for `schemas/v1/<name>.json`.
+/// Every published schema by name; its `$id` is where `dataschema` points to. `metagov schemas` prints and exports them,
+/// and [`super::asyncapi::document`] is made from the same types.
 #[must_use]
 pub fn published() -> Vec<(&'static str, Value)> {
     fn entry<T: JsonSchema>(name: &'static str) -> (&'static str, Value) {
