@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::{bus::BusError, config::ConfigError, store::StoreError};
 
-/// The exit codes, as every `--help` shows them.
+/// The exit codes, as `metagov --help` shows them; those of its commands do not repeat them.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
    0  done; with --wait: the outcome is a success
