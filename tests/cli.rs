@@ -119,6 +119,30 @@ fn with_json_an_error_is_an_object_too() {
 }
 
 #[test]
+fn with_json_wrong_usage_is_an_object_too() {
+    let shell = Shell::new();
+    let cases: &[(&[&str], &str)] = &[
+        (&["--json", "wrong"], "unrecognized subcommand 'wrong'"),
+        (&["--json"], "requires a subcommand"),
+        (&["dead", "--json"], "requires a subcommand"),
+        (&["process", "get", "no-uuid", "-c", "demo", "--json"], "invalid value 'no-uuid'"),
+        (&["dead", "retry", "--json"], "required arguments were not provided"),
+    ];
+    for (arguments, words) in cases {
+        let ran = shell.run(arguments);
+        let error = &ran.object()["error"];
+        assert_eq!((ran.code, &error["exit_code"]), (2, &2.into()), "{arguments:?}");
+        let message = error["message"].as_str().expect("it says what is wrong");
+        assert!(message.contains(words) && !message.contains("Usage"), "{message}");
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    // What only looks like the option is not taken for it.
+    shell.run(&["wrong", "--", "--json"]).assert_refused(2, "unrecognized subcommand");
+    let ran = shell.run(&["--json", "--version"]);
+    assert!(ran.code == 0 && ran.stdout.starts_with("metagov "), "{}", ran.stdout);
+}
+
+#[test]
 fn without_a_service_it_is_exit_code_5_with_the_remedy_and_nothing_is_created() {
     let shell = Shell::new();
     let cases: &[&[&str]] = &[
@@ -168,6 +192,9 @@ fn settings_that_cannot_be_used_are_exit_code_78_with_every_fault() {
     // What says something about the program only works all the same.
     assert_eq!(shell.run(&["plugins", "list"]).code, 0);
     assert_eq!(shell.run(&["completions", "fish"]).code, 0);
+    assert_eq!(shell.run(&["schemas", "list"]).code, 0);
+    let defaults = shell.run(&["config", "defaults", "--json"]);
+    assert_eq!(defaults.object()["worker.concurrency"], 256);
     let defaults = shell.run(&["config", "defaults"]);
     assert!(defaults.code == 0 && defaults.stdout.contains("concurrency = 256"), "{}", defaults.stderr);
 }
@@ -224,12 +251,45 @@ fn the_topology_is_shown_under_the_prefix_of_the_settings() {
 }
 
 #[test]
+fn the_published_schemas_are_listed_shown_and_exported() {
+    let shell = Shell::new();
+    let listed = shell.run(&["schemas", "list", "--json"]).lines();
+    let names: Vec<&str> = listed.iter().filter_map(|schema| schema["name"].as_str()).collect();
+    assert!(names.contains(&"action") && names.contains(&"event") && names.contains(&"problem"), "{names:?}");
+    assert!(shell.run(&["schemas", "list"]).stdout.starts_with("NAME"));
+
+    let shown = shell.run(&["schemas", "show", "action", "--json"]).object();
+    assert_eq!(shown["$id"], "https://metagov.org/schemas/v1/action.json");
+    shell.run(&["schemas", "show", "actoin"]).assert_refused(3, "did you mean 'action'?");
+
+    let ran = shell.run(&["schemas", "export", "made/here", "--json"]);
+    assert_eq!(ran.object()["written"].as_array().map(Vec::len), Some(names.len()));
+    let written = fs::read_to_string(shell.path().join("made/here/action.json")).expect("it was written");
+    assert_eq!(serde_json::from_str::<Value>(&written).expect("it is JSON"), shown);
+    shell.write("file", "");
+    shell.run(&["schemas", "export", "file"]).assert_refused(1, "cannot create file");
+}
+
+#[test]
+fn the_asyncapi_document_names_the_exchanges_of_the_settings() {
+    let shell = Shell::new();
+    let ran = shell.run_with(&["asyncapi", "--json"], &[("METAGOV__BROKER__PREFIX", "other")]);
+    let document = ran.object();
+    let exchange = |channel: &str| document["channels"][channel]["bindings"]["amqp"]["exchange"]["name"].clone();
+    assert_eq!(document["asyncapi"], "3.0.0");
+    assert_eq!((exchange("action"), exchange("action-completed")), ("other.commands".into(), "other.events".into()));
+    assert!(shell.run(&["asyncapi"]).stdout.contains("\"action.{plugin}.{action}\""));
+}
+
+#[test]
 fn completions_name_the_commands() {
     let shell = Shell::new();
     for name in ["bash", "zsh", "fish"] {
         let ran = shell.run(&["completions", name]);
         assert!(ran.code == 0 && ran.stdout.contains("topology"), "{name}");
     }
+    let ran = shell.run(&["completions", "bash", "--json"]);
+    assert!(ran.object()["script"].as_str().is_some_and(|script| script.contains("topology")));
 }
 
 #[test]

@@ -233,8 +233,22 @@ fn what_cannot_be_found_among_the_dead_letters_is_exit_code_3() {
     for line in ["dead show absent", "dead retry absent", "dead discard absent"] {
         let ran = dev.run(line);
         assert_eq!(ran.code, 3, "{}", ran.stderr);
+        assert!(ran.stderr.contains("there is no dead letter 'absent'"), "{}", ran.stderr);
+        let ran = dev.run(&format!("{line} --json"));
+        assert_eq!((ran.code, ran.stdout.lines().count()), (3, 1), "{}", ran.stdout);
+        let object: Value = serde_json::from_str(&ran.stdout).expect("one JSON object");
+        assert!(object["missing"] == json!(["absent"]) || object["error"]["exit_code"] == 3, "{object}");
     }
-    assert_eq!(dev.run("dead discard --all").code, 0);
+    assert_eq!(dev.json("dead discard --all"), json!({ "discarded": [], "missing": [] }));
+}
+
+#[test]
+fn what_was_applied_to_the_broker_is_one_object() {
+    let dev = Dev::start();
+    let topology = dev.json("topology apply");
+    assert_eq!(topology, dev.json("topology show"));
+    let ran = dev.run("topology apply");
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "everything stands\n"));
 }
 
 #[test]

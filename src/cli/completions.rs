@@ -4,8 +4,9 @@
 
 use clap::Args;
 use clap_complete::Shell;
+use serde_json::json;
 
-use super::{exit::Exit, output::line};
+use super::{exit::Exit, output::Output};
 
 /// Which shell.
 #[derive(Debug, Clone, Copy, Args)]
@@ -15,10 +16,11 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: Output) -> anyhow::Result<Exit> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut super::command(), "metagov", &mut script);
-        line(String::from_utf8(script)?.trim_end())?;
+        let script = String::from_utf8(script)?;
+        out.data(&json!({ "script": script }), || script.clone())?;
         Ok(Exit::Success)
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     connection,
     exit::{Exit, Stop},
-    output::Output,
+    output::{Output, complain},
 };
 use crate::{
     bus::{DeadLetter, DeadVerdict},
@@ -64,13 +64,12 @@ impl Dead {
                 let letter = letters.iter().find(|letter| letter.id() == id).ok_or_else(|| missing(&id))?;
                 out.document(&whole(&registry, letter))?;
             }
-            Self::Retry(chosen) => chosen.settle(out, config, DeadVerdict::Retry, "retried").await?,
+            Self::Retry(chosen) => return chosen.settle(out, config, DeadVerdict::Retry, "retried").await,
             Self::Discard(chosen) => {
-                if chosen.all && !confirmed()? {
-                    out.say("nothing was discarded");
-                    return Ok(Exit::Success);
+                if !chosen.all || confirmed()? {
+                    return chosen.settle(out, config, DeadVerdict::Discard, "discarded").await;
                 }
-                chosen.settle(out, config, DeadVerdict::Discard, "discarded").await?;
+                out.done(&settled("discarded", &[], &[]), "nothing was discarded")?;
             }
         }
         Ok(Exit::Success)
@@ -78,16 +77,22 @@ impl Dead {
 }
 
 impl Chosen {
-    async fn settle(&self, out: Output, config: &Config, verdict: DeadVerdict, done: &str) -> anyhow::Result<()> {
+    async fn settle(&self, out: Output, config: &Config, verdict: DeadVerdict, done: &str) -> anyhow::Result<Exit> {
         let chosen = |letter: &DeadLetter| self.all || self.ids.contains(&letter.id());
         let letters = look(config, |letter| if chosen(letter) { verdict } else { DeadVerdict::Keep }).await?;
-        let settled: Vec<String> = letters.iter().filter(|letter| chosen(letter)).map(DeadLetter::id).collect();
-        out.data(&json!({ done: settled }), || format!("{done}: {}", settled.len()))?;
-        match self.ids.iter().find(|id| !settled.contains(id)) {
-            Some(id) => Err(missing(id).into()),
-            None => Ok(()),
+        let found: Vec<String> = letters.iter().filter(|letter| chosen(letter)).map(DeadLetter::id).collect();
+        let absent: Vec<String> = self.ids.iter().filter(|id| !found.contains(id)).cloned().collect();
+        out.data(&settled(done, &found, &absent), || format!("{done}: {}", found.len()))?;
+        for id in &absent {
+            complain(&missing(id).to_string());
         }
+        Ok(if absent.is_empty() { Exit::Success } else { Exit::NotFound })
     }
+}
+
+/// What was done to which dead letters, and which of those that were asked for there are not.
+fn settled(done: &str, found: &[String], absent: &[String]) -> Value {
+    json!({ done: found, "missing": absent })
 }
 
 async fn look(

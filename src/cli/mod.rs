@@ -7,6 +7,7 @@
 mod action;
 mod arguments;
 mod asking;
+mod asyncapi;
 mod community;
 mod completions;
 mod connection;
@@ -19,10 +20,11 @@ mod plugin;
 mod plugins;
 mod process;
 mod roles;
+mod schemas;
 mod settings;
 mod topology;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 
@@ -86,6 +88,11 @@ enum Command {
     /// Settings, and where they come from
     #[command(subcommand)]
     Config(settings::Settings),
+    /// The published JSON Schemas of commands and events
+    #[command(subcommand)]
+    Schemas(schemas::Schemas),
+    /// The AsyncAPI document: every routing key with the schema of its message
+    Asyncapi,
     /// A completion script for a shell
     Completions(completions::Arguments),
 }
@@ -93,20 +100,35 @@ enum Command {
 /// Runs the command that the shell asks for.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Wrong usage, `--help` and `--version` end here, with the exit codes 2, 0 and 0.
-    let matches = command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let read = command().try_get_matches().and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match read {
+        Ok(read) => read,
+        Err(error) => return not_a_command(&error).into(),
+    };
     let out = Output::new(cli.json, cli.quiet);
     let exit = run(cli.command, out, settings_file(&matches)).unwrap_or_else(|error| out.fail(&error));
     exit.into()
+}
+
+/// Help and version, which were asked for, and wrong usage: clap has the words for all three.
+fn not_a_command(error: &clap::Error) -> Exit {
+    if error.use_stderr() {
+        // Nothing has been read that could say so.
+        let json = env::args_os().skip(1).take_while(|argument| argument != "--").any(|argument| argument == "--json");
+        return Output::new(json, false).refuse(error);
+    }
+    // Whoever asked may not read to the end.
+    let _ = error.print();
+    Exit::Success
 }
 
 fn run(command: Command, out: Output, file: Option<PathBuf>) -> anyhow::Result<Exit> {
     // What says something about this program only must work whatever the settings are.
     match &command {
         Command::Plugins(plugins) => return plugins.run(out),
-        Command::Completions(arguments) => return arguments.run(),
-        Command::Config(settings::Settings::Defaults) => return settings::Settings::print_defaults(),
+        Command::Schemas(schemas) => return schemas.run(out),
+        Command::Completions(arguments) => return arguments.run(out),
+        Command::Config(settings::Settings::Defaults) => return settings::Settings::print_defaults(out),
         _ => {}
     }
     let flags = if let Command::Worker(arguments) = &command { arguments.flags() } else { Vec::new() };
@@ -130,8 +152,10 @@ async fn answer(command: Command, out: Output, loaded: Loaded) -> anyhow::Result
         Command::Events(events) => events.run(out, config).await,
         Command::Dead(dead) => dead.run(out, config).await,
         Command::Config(settings) => settings.run(out, &loaded),
+        Command::Asyncapi => asyncapi::run(out, config),
         Command::Plugins(plugins) => plugins.run(out),
-        Command::Completions(arguments) => arguments.run(),
+        Command::Schemas(schemas) => schemas.run(out),
+        Command::Completions(arguments) => arguments.run(out),
     }
 }
 

@@ -74,6 +74,12 @@ impl Output {
         }
     }
 
+    /// Something done that is not asked for its result: words for whoever watches; with `--json` also an object.
+    pub(super) fn done(self, data: &impl Serialize, words: &str) -> anyhow::Result<()> {
+        self.say(words);
+        if self.json { line(&serde_json::to_string(data)?) } else { Ok(()) }
+    }
+
     /// Words about one step of something that takes time, dimmed on a terminal.
     pub(super) fn step(self, words: &str) {
         self.say(&styled("2", &format!("· {words}"), telemetry::coloured()));
@@ -95,14 +101,29 @@ impl Output {
             (None, None) => complain(&format!("{error:#}")),
         }
         if self.json {
-            let object = problem.map_or_else(
-                || json!({ "error": { "message": format!("{error:#}"), "exit_code": exit as u8 } }),
-                |problem| json!({ "problem": problem }),
-            );
+            let object = problem
+                .map_or_else(|| error_object(&format!("{error:#}"), exit), |problem| json!({ "problem": problem }));
             let _ = line(&object.to_string());
         }
         exit
     }
+
+    /// Wrong usage, as clap words it; told in the same places as any other error.
+    pub(super) fn refuse(self, error: &clap::Error) -> Exit {
+        let _ = error.print();
+        if self.json {
+            let text = error.render().to_string();
+            // What comes after the first empty line is how to use the command.
+            let reason = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            let _ = line(&error_object(reason, Exit::Usage).to_string());
+        }
+        Exit::Usage
+    }
+}
+
+/// An error that is not a problem of the contract, for programs.
+fn error_object(message: &str, exit: Exit) -> Value {
+    json!({ "error": { "message": message, "exit_code": exit as u8 } })
 }
 
 /// A line of data on stdout.
@@ -122,7 +143,8 @@ pub(super) fn tell_problem(problem: &Problem) {
     complain(&problem_text(problem));
 }
 
-fn complain(words: &str) {
+/// Words about what went wrong, on stderr. Never silent.
+pub(super) fn complain(words: &str) {
     let _ = writeln!(io::stderr(), "{} {words}", styled("1;31", "error:", telemetry::coloured()));
 }
 

@@ -5,11 +5,8 @@
 use clap::Subcommand;
 use serde_json::{Map, Value};
 
-use super::{
-    exit::Exit,
-    output::{Output, line},
-};
-use crate::config::{DEFAULTS, Loaded, Setting};
+use super::{exit::Exit, output::Output};
+use crate::config::{Config, DEFAULTS, Loaded, Setting, Sources};
 
 /// What to do with settings.
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -23,9 +20,10 @@ pub(super) enum Settings {
 }
 
 impl Settings {
-    /// What needs no settings to be loaded.
-    pub(super) fn print_defaults() -> anyhow::Result<Exit> {
-        line(DEFAULTS.trim_end())?;
+    /// What needs no settings to be loaded: the file as it stands, or its keys and values as `show` has them.
+    pub(super) fn print_defaults(out: Output) -> anyhow::Result<Exit> {
+        let defaults = Config::load(&Sources::default())?.explain();
+        out.data(&object(&defaults), || DEFAULTS.to_owned())?;
         Ok(Exit::Success)
     }
 
@@ -33,16 +31,18 @@ impl Settings {
         let settings = loaded.explain();
         match self {
             Self::Show => {
-                let object: Map<String, Value> =
-                    settings.iter().map(|setting| (setting.key.clone(), setting.value.clone())).collect();
                 let pair = |setting: &Setting| format!("{} = {}", setting.key, setting.value);
-                out.data(&object, || settings.iter().map(pair).collect::<Vec<_>>().join("\n"))?;
+                out.data(&object(&settings), || settings.iter().map(pair).collect::<Vec<_>>().join("\n"))?;
             }
             Self::Explain => out.list(&settings, "there are no settings", &["KEY", "VALUE", "SET BY"], |setting| {
                 vec![setting.key.clone(), setting.value.to_string(), setting.origin.clone()]
             })?,
-            Self::Defaults => return Self::print_defaults(),
+            Self::Defaults => return Self::print_defaults(out),
         }
         Ok(Exit::Success)
     }
+}
+
+fn object(settings: &[Setting]) -> Map<String, Value> {
+    settings.iter().map(|setting| (setting.key.clone(), setting.value.clone())).collect()
 }

@@ -26,16 +26,14 @@ pub(super) enum Topology {
 impl Topology {
     pub(super) async fn run(self, out: Output, config: &Config) -> anyhow::Result<Exit> {
         let names: Vec<Name> = plugins::all()?.names().cloned().collect();
+        let topology = bus::Topology::new(&config.broker.prefix, &names, config.broker.delivery_limit);
         match self {
-            Self::Show => {
-                let topology = bus::Topology::new(&config.broker.prefix, &names, config.broker.delivery_limit);
-                out.data(&topology, || describe(&topology))?;
-            }
+            Self::Show => out.data(&topology, || describe(&topology))?,
             Self::Apply => {
                 let bus = connection::bus(config).await?;
                 bus.apply_topology(&names).await?;
                 bus.close().await;
-                out.say("everything stands");
+                out.done(&topology, "everything stands")?;
             }
         }
         Ok(Exit::Success)
