@@ -179,6 +179,8 @@ pub struct DevReady {
 pub async fn run_dev(app: App, shutdown: Shutdown, ready: impl FnOnce(&DevReady)) -> anyhow::Result<()> {
     app.store.migrate().await.context("cannot migrate the database")?;
     app.prepare(&shutdown).await?;
+    // What can refuse the start does so before anybody is told that we are here.
+    app.served()?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
     let address = listener.local_addr()?;
     let token = Uuid::new_v4().simple().to_string();

@@ -10,10 +10,12 @@ use std::{
 
 use metagov_sdk::{
     Plugin, PluginDefinition, RegistrationError,
-    contract::{Name, Problem, ProblemKind},
-    schema::nearest,
+    contract::{InstanceRecord, Name, Problem, ProblemKind},
+    schema::{MASK, nearest},
 };
 use thiserror::Error;
+
+use crate::store::Instance;
 
 /// The plugins of this build do not fit together; the program must not start.
 #[derive(Debug, Error)]
@@ -96,6 +98,24 @@ impl Registry {
     pub fn find(&self, name: &Name) -> Result<&Arc<PluginDefinition>, Problem> {
         self.get(name.as_str())
             .ok_or_else(|| unknown(ProblemKind::UnknownPlugin, "plugin", name, self.names.iter().map(Name::as_str)))
+    }
+}
+
+impl Registry {
+    /// A plugin instance as drivers and people see it: secrets masked. Where this build does not have the plugin, nobody
+    /// can tell what of its config is secret, so all of it is masked.
+    #[must_use]
+    pub fn show(&self, instance: &Instance) -> InstanceRecord {
+        let plugin = self.get(instance.plugin.as_str());
+        InstanceRecord {
+            id: instance.id,
+            name: instance.plugin.clone(),
+            community: instance.community.clone(),
+            community_platform_id: instance.platform_id.clone(),
+            config: plugin.map_or_else(|| MASK.into(), |plugin| plugin.mask_config(&instance.config)),
+            created_at: instance.created_at,
+            updated_at: instance.updated_at,
+        }
     }
 }
 

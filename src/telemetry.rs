@@ -9,8 +9,8 @@
 //! | `routing_key` | span `message` | what the command asks for |
 //! | `community`, `plugin` | span `message` | what it is about |
 //! | `attempt` | span `message` | which try of the handler, from 1 |
-//! | `verdict` | span `message` | `completed`, `rejected`, `retried`, `failed`, `uncertain`, `repeated`, `dead` |
-//! | `elapsed_ms` | span `message` | from delivery to acknowledgement |
+//! | `verdict` | span `message` | `completed`, `failed`, `uncertain`, `repeated`, `rejected`, `retried`, `ignored`, `dead`, `unfinished` |
+//! | `elapsed_ms` | span `message` | from delivery to the end, just before the acknowledgement |
 //! | `trace.id` | span `message` | of the W3C trace context, where the command carried one |
 //! | `process.id` | events | the governance process |
 //! | `error` | events | why something failed; logged once, where it is settled |

@@ -6,10 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Subcommand;
-use metagov_sdk::{
-    contract::{self, Command, CommunityApply, CommunityDelete, CommunitySlug, InstanceRecord, PluginConfig},
-    schema::MASK,
-};
+use metagov_sdk::contract::{self, Command, CommunityApply, CommunityDelete, CommunitySlug, PluginConfig};
 use serde::Serialize;
 
 use super::{
@@ -23,8 +20,7 @@ use super::{
 use crate::{
     config::Config,
     plugins,
-    registry::Registry,
-    store::{Instance, Store, StoredCommunity},
+    store::{Store, StoredCommunity},
 };
 
 /// What to do with communities.
@@ -87,7 +83,7 @@ impl Community {
                 out.document(&contract::Community {
                     slug,
                     readable_name: stored.readable_name,
-                    plugins: instances.iter().map(|instance| shown(&registry, instance)).collect(),
+                    plugins: instances.iter().map(|instance| registry.show(instance)).collect(),
                 })?;
                 Ok(Exit::Success)
             }
@@ -124,23 +120,6 @@ pub(super) async fn existing(store: &Store, slug: &CommunitySlug) -> anyhow::Res
     let found = store.community(slug).await?;
     let create = || format!("there is no community '{slug}'; `metagov community apply {slug}` creates it");
     Ok(found.ok_or_else(|| Stop::NotFound(create()))?)
-}
-
-/// A plugin instance as people may see it. The config of a plugin that this program does not hold is masked as a whole,
-/// for only the plugin knows what is secret in it.
-pub(super) fn shown(registry: &Registry, instance: &Instance) -> InstanceRecord {
-    let config = registry
-        .get(instance.plugin.as_str())
-        .map_or_else(|| MASK.into(), |plugin| plugin.mask_config(&instance.config));
-    InstanceRecord {
-        id: instance.id,
-        name: instance.plugin.clone(),
-        community: instance.community.clone(),
-        community_platform_id: instance.platform_id.clone(),
-        config,
-        created_at: instance.created_at,
-        updated_at: instance.updated_at,
-    }
 }
 
 /// A time for a table.

@@ -10,7 +10,7 @@ use metagov_sdk::contract::{Command, CommunityApply, CommunitySlug, Name, Plugin
 use super::{
     arguments::Patience,
     asking::{Ask, conclude, pretty, problem_of},
-    community::{existing, shown},
+    community::existing,
     connection,
     exit::{Exit, Stop},
     output::Output,
@@ -90,7 +90,7 @@ impl Plugin {
                     return Err(Stop::NotFound(format!("'{name}' is not enabled in '{community}'")).into());
                 }
                 for instance in &instances {
-                    out.document(&shown(&registry, instance))?;
+                    out.document(&registry.show(instance))?;
                 }
                 Ok(Exit::Success)
             }

@@ -63,13 +63,13 @@ pub struct NewInstance {
     pub tick_every: Option<Duration>,
 }
 
-/// Which version of which instance a handler read.
+/// Which instance a handler read, and in which version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstanceVersion {
     /// The instance.
     pub id: Uuid,
-    /// Its version.
-    pub version: i64,
+    /// Its version; `None` where only its being there matters.
+    pub version: Option<i64>,
 }
 
 impl std::fmt::Debug for Instance {

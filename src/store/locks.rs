@@ -99,7 +99,9 @@ pub(super) async fn lock(
 
     let mut claimed = BTreeSet::new();
     for (unit, verdict) in units.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_none()) {
-        let saw_holds = unit.saw.is_none_or(|saw| rows.seen.get(&saw.id) == Some(&saw.version));
+        let saw_holds = unit.saw.is_none_or(|saw| {
+            rows.seen.get(&saw.id).is_some_and(|version| saw.version.is_none_or(|expected| expected == *version))
+        });
         // Of two units that change the same row, the second has not seen what the first makes of it.
         let changes_hold = unit.changes.iter().all(|change| rows.holds(change) && claimed.insert(target(change)));
         if !(saw_holds && changes_hold) {

@@ -5,7 +5,7 @@
 //!
 //! Up the message path: the worker's committer, which gathers units. Down: [`super::commit`], which writes them.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use metagov_sdk::contract::{CommunitySlug, Timestamp};
 use serde_json::Value;
@@ -30,8 +30,9 @@ pub struct Unit {
     pub events: Vec<OutboxEvent>,
 }
 
-/// One change of stored state. Each names its community; `expected` is the version that must still hold.
-#[derive(Debug, Clone)]
+/// One change of stored state. Each names its community; `expected` is the version that must still hold. Configs and
+/// states do not print themselves: they hold secrets.
+#[derive(Clone)]
 pub enum Change {
     /// A community that did not exist.
     InsertCommunity {
@@ -95,6 +96,23 @@ pub enum Change {
         /// The version that was read.
         expected: i64,
     },
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InsertCommunity { slug, .. } => write!(f, "InsertCommunity({slug})"),
+            Self::UpdateCommunity { slug, expected, .. } => write!(f, "UpdateCommunity({slug} at {expected})"),
+            Self::DeleteCommunity { slug, expected } => write!(f, "DeleteCommunity({slug} at {expected})"),
+            Self::InsertInstance(instance) => write!(f, "InsertInstance({})", instance.id),
+            Self::UpdateInstance { id, expected, .. } => write!(f, "UpdateInstance({id} at {expected})"),
+            Self::DeleteInstance { id, expected, .. } => write!(f, "DeleteInstance({id} at {expected})"),
+            Self::InsertProcess(process) => write!(f, "InsertProcess({})", process.record.id),
+            Self::UpdateProcess { process, expected } => {
+                write!(f, "UpdateProcess({} at {expected})", process.record.id)
+            }
+        }
+    }
 }
 
 /// What became of a unit.

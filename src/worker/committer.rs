@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     answer::{message_of_stored, to_events, to_reply},
@@ -31,7 +31,7 @@ pub(super) enum Settled {
     Conflict,
     /// What the handler saw has changed meanwhile; nothing was written. Run it again.
     Stale,
-    /// Somebody else is attempting the command right now; nothing was written.
+    /// Somebody else is attempting the command at this time; nothing was written.
     InFlight,
     /// The database refuses the unit for good; nothing was written.
     Refused(StoreError),
@@ -172,7 +172,12 @@ async fn publish(
         published = bus.publish(outgoing) => published,
     };
     let Ok(published) = published else { return false };
+    let unrouted = published.iter().filter(|published| **published == Published::Unrouted).count();
     let marks: Vec<_> = marks.into_iter().map(|(place, id)| (id, published[place] == Published::Unrouted)).collect();
+    let dropped = unrouted - marks.iter().filter(|(_, unrouted)| *unrouted).count();
+    if dropped > 0 {
+        info!(replies = dropped, "replies were dropped, for their queues are gone");
+    }
     // An event that is out but not marked goes out once more under the same id: harmless, so no reason to wait.
     if let Err(error) = store.mark_published(&marks).await {
         warn!(%error, events = marks.len(), "published events could not be marked; they will be published again");

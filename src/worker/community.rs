@@ -18,8 +18,8 @@ use super::{
     envelope::Envelope,
     handle::{Handlers, Step},
     instances::unknown_community,
-    lifecycle::{Outcome, record},
-    process::commit,
+    lifecycle::Outcome,
+    process::unit,
     verdict::Verdict,
 };
 use crate::store::{Change, Instance, OutboxEvent, StoredCommunity};
@@ -53,20 +53,20 @@ impl Handlers {
         }];
         let mut events = Vec::new();
         let plugins = match wanted {
-            None => self.shown(&stored)?,
+            None => self.shown(&stored),
             Some(wanted) => self.make_so(envelope, &body.slug, wanted, stored, &mut changes, &mut events).await?,
         };
         let community = Community { slug: body.slug, readable_name, plugins };
         let scope = envelope.scope(None, self.now());
         events.push(envelope.last_event(&scope, "community", &EventBody::CommunityApplied(community)));
-        Ok(commit(envelope, None, changes, events))
+        Ok(Verdict::commit(unit(envelope, None, changes, events)))
     }
 
     pub(super) async fn delete_community(&self, envelope: &Envelope, body: CommunityDelete) -> Step {
         self.unless_seen(envelope).await?;
         let existing = self.existing(&body.slug).await?;
         let stored = self.store.instances(&body.slug).await?;
-        let plugins = self.shown(&stored)?;
+        let plugins = self.shown(&stored);
         let (mut changes, mut events) = (Vec::new(), Vec::new());
         for instance in stored {
             add(self.remove_instance(envelope, instance).await?, &mut changes, &mut events);
@@ -75,27 +75,29 @@ impl Handlers {
         let community = Community { slug: body.slug, readable_name: existing.readable_name, plugins };
         let scope = envelope.scope(None, self.now());
         events.push(envelope.last_event(&scope, "community", &EventBody::CommunityDeleted(community)));
-        Ok(commit(envelope, None, changes, events))
+        Ok(Verdict::commit(unit(envelope, None, changes, events)))
     }
 
     pub(super) async fn enable_plugin(&self, envelope: &Envelope, plugin: &Name, body: PluginEnable) -> Step {
         let plugin = self.registry.find(plugin)?;
         let config = plugin.load_config(Value::Object(body.config), "/config")?;
         self.unless_seen(envelope).await?;
-        self.existing(&body.community).await?;
+        let community = self.existing(&body.community).await?;
         let wanted = Wanted { plugin: Arc::clone(plugin), config };
         let stored = self.store.instances_of(&body.community, plugin.name()).await?;
         let existing = stored.into_iter().find(|stored| wanted.is(stored));
         let outcome = self.put_instance(envelope, plugin, &body.community, wanted.config, existing).await?;
-        Ok(answered(envelope, outcome))
+        Ok(answered(envelope, community, outcome))
     }
 
     pub(super) async fn disable_plugin(&self, envelope: &Envelope, plugin: &Name, body: PluginDisable) -> Step {
         let plugin = self.registry.find(plugin)?;
         self.unless_seen(envelope).await?;
-        let instance = self.instances.fresh(plugin, &body.community, body.community_platform_id.as_deref()).await?;
-        let outcome = self.remove_instance(envelope, instance.stored.clone()).await?;
-        Ok(answered(envelope, outcome))
+        let community = self.existing(&body.community).await?;
+        let platform_id = body.community_platform_id.as_deref();
+        let stored = self.instances.stored(plugin.name(), &body.community, platform_id).await?;
+        let outcome = self.remove_instance(envelope, stored).await?;
+        Ok(answered(envelope, community, outcome))
     }
 
     async fn existing(&self, slug: &CommunitySlug) -> Step<StoredCommunity> {
@@ -148,11 +150,8 @@ impl Handlers {
         Ok(after)
     }
 
-    fn shown(&self, stored: &[Instance]) -> Result<Vec<InstanceRecord>, Problem> {
-        stored
-            .iter()
-            .map(|stored| Ok(record(self.registry.find(&stored.plugin)?.as_ref(), stored, stored.updated_at)))
-            .collect()
+    fn shown(&self, stored: &[Instance]) -> Vec<InstanceRecord> {
+        stored.iter().map(|stored| self.registry.show(stored)).collect()
     }
 }
 
@@ -161,11 +160,19 @@ fn add(outcome: Outcome, changes: &mut Vec<Change>, events: &mut Vec<OutboxEvent
     events.extend(outcome.events);
 }
 
-/// The unit of a command about one plugin: its last event is the answer.
-fn answered(envelope: &Envelope, outcome: Outcome) -> Verdict {
-    let mut events = outcome.events;
+/// The unit of a command about one plugin: its last event is the answer. The community's version is the lock on the set
+/// of its plugins: whoever makes the set so, or deletes it, finds out that it has changed meanwhile.
+fn answered(envelope: &Envelope, community: StoredCommunity, outcome: Outcome) -> Verdict {
+    let Outcome { mut changes, mut events, .. } = outcome;
     if let Some(last) = events.last_mut() {
         last.last = true;
     }
-    commit(envelope, None, outcome.changes, events)
+    if !changes.is_empty() {
+        changes.push(Change::UpdateCommunity {
+            slug: community.slug,
+            readable_name: community.readable_name,
+            expected: community.version,
+        });
+    }
+    Verdict::commit(unit(envelope, None, changes, events))
 }

@@ -16,6 +16,9 @@ use crate::{
     store::{InboxEntry, OutboxEvent},
 };
 
+/// The header that keeps a command without `message_id` recognisable to us on its way up the delay ladder.
+pub(super) const NONCE_HEADER: &str = "x-metagov-nonce";
+
 /// How a command came, and where its answer goes.
 #[derive(Debug, Clone)]
 pub(super) struct Envelope {
@@ -37,7 +40,7 @@ pub(super) struct Envelope {
     pub(super) trace: TraceParent,
     /// How often its handler has been called, this time included.
     pub(super) attempt: u32,
-    /// Stands in for the `message_id` where there is none: the same for this delivery only.
+    /// Stands in for the `message_id` where there is none: the same for this delivery and the copies of it that we make.
     nonce: Uuid,
 }
 
@@ -87,16 +90,29 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
             None
         }
     };
+    if properties.correlation_id.as_ref().is_some_and(|id| id.contains('\0')) {
+        let detail = "correlation_id holds the character NUL; a UUID is best";
+        problem.get_or_insert_with(|| Problem::new(ProblemKind::InvalidProperty, detail));
+    }
     let (command, community, plugin) = read(message, limits, problem);
+    let hook = if message_id.is_none() { webhook_key(&command) } else { None };
     let envelope = Envelope {
         routing_key: message.routing_key.clone(),
-        fingerprint: fingerprint(&message.routing_key, &message.body),
+        fingerprint: match &hook {
+            // A platform delivers the same hook again with other headers at another time.
+            Some(key) => fingerprint(&message.routing_key, key.as_str().as_bytes()),
+            None => fingerprint(&message.routing_key, &message.body),
+        },
         correlation_id: properties.correlation_id.clone().or_else(|| message_id.as_ref().map(MessageId::to_string)),
-        message_id: message_id.or_else(|| webhook_key(&command)),
+        message_id: message_id.or(hook),
         reply_to,
         trace: trace.child(random.random()),
         attempt: properties.headers.get(ATTEMPT_HEADER).and_then(|count| count.parse().ok()).unwrap_or(1).max(1),
-        nonce: Uuid::now_v7(),
+        nonce: properties
+            .headers
+            .get(NONCE_HEADER)
+            .and_then(|nonce| Uuid::parse_str(nonce).ok())
+            .unwrap_or_else(Uuid::now_v7),
         community,
         plugin,
     };
@@ -172,10 +188,10 @@ impl Envelope {
         }
     }
 
-    /// The same envelope in the community that a platform-wide webhook turned out to be for.
+    /// What stands in for the `message_id` where there is none.
     #[must_use]
-    pub(super) fn in_community(&self, community: &CommunitySlug) -> Self {
-        Self { community: Some(community.clone()), ..self.clone() }
+    pub(super) fn nonce(&self) -> Uuid {
+        self.nonce
     }
 
     /// Whether anybody could recognise an answer to this command.
@@ -227,7 +243,9 @@ impl Envelope {
     }
 
     /// The answer to a command that is refused; it is published, never stored. Its id covers the body, so that a
-    /// conflict is told apart from the answer to the command that used the key first.
+    /// conflict is told apart from the answer to the command that used the key first. What is not stored cannot be
+    /// remembered: where the broker delivers a command again after its rejection was published, and the command is
+    /// acceptable by then, it is executed.
     #[must_use]
     pub(super) fn rejection(&self, problem: Problem, time: Timestamp) -> Message {
         let fingerprint = Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.fingerprint);

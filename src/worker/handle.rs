@@ -10,6 +10,7 @@ use metagov_sdk::contract::{Command, EventBody, Initiator, Name, PlatformEvent, 
 use serde_json::Value;
 
 use super::{
+    committer::patience,
     envelope::{Envelope, Opened},
     instances::{Instances, NoInstance},
     verdict::{Handled, Verdict, backoff},
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     host::{Host, LoadedInstance, Request},
     registry::Registry,
-    store::{Change, OutboxEvent, Seen, Store, StoreError},
+    store::{Change, InboxEntry, Keep, OutboxEvent, Seen, Store, StoreError},
 };
 
 /// Everything that handlers work with.
@@ -72,8 +73,8 @@ impl Handlers {
     ///
     /// # Errors
     /// The database's trouble; the command is neither handled nor refused then.
-    pub(super) async fn handle(&self, opened: &Opened, redelivered: bool) -> Handled {
-        let envelope = &opened.envelope;
+    pub(super) async fn handle(&self, opened: &mut Opened, redelivered: bool) -> Handled {
+        let envelope = &mut opened.envelope;
         let command = match &opened.command {
             Ok(command) => command.clone(),
             Err(problem) => return Ok(Verdict::reject(problem.clone())),
@@ -127,8 +128,26 @@ impl Handlers {
     }
 
     /// Up the delay ladder, if attempts are left.
-    pub(super) fn again(&self, attempt: u32, after: Option<Duration>) -> Option<Verdict> {
-        (attempt < self.max_attempts).then(|| Verdict::Later { after: backoff(attempt, after), counted: true })
+    pub(super) fn again(&self, attempt: u32, after: Option<Duration>, problem: &Problem) -> Option<Verdict> {
+        let problem = || Some(Box::new(problem.clone()));
+        (attempt < self.max_attempts).then(|| Verdict::Later { after: backoff(attempt, after), problem: problem() })
+    }
+
+    /// Gives up an attempt, for as long as it takes while the database is only away: an attempt that is not given up
+    /// looks like one whose worker died.
+    ///
+    /// # Errors
+    /// Where the database refuses for good.
+    pub(super) async fn release(&self, entry: &InboxEntry, fence: i64, keep: Keep) -> Result<(), StoreError> {
+        let mut delays = patience();
+        loop {
+            match self.store.release_attempt(entry, fence, keep).await {
+                Err(error) if error.is_passing() => {
+                    tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
+                }
+                released => return released,
+            }
+        }
     }
 }
 

@@ -16,19 +16,20 @@ use metagov_sdk::{
 
 use crate::{
     host::LoadedInstance,
-    store::{Store, StoreError},
+    store::{Instance, Store, StoreError},
 };
 
 /// More entries than this are not kept; a worker with more busy communities reads more often.
 const MOST_CACHED: usize = 20_000;
 
-type Found = Arc<[Arc<LoadedInstance>]>;
+/// Community, plugin and the platform id that a command names.
+type Key = (CommunitySlug, Name, Option<String>);
 
 /// The instances of this worker's plugins.
 #[derive(Debug)]
 pub(super) struct Instances {
     store: Store,
-    cache: RwLock<HashMap<(CommunitySlug, Name), Found>>,
+    cache: RwLock<HashMap<Key, Arc<LoadedInstance>>>,
 }
 
 /// Why there is no instance to call.
@@ -46,6 +47,12 @@ impl From<StoreError> for NoInstance {
     }
 }
 
+impl From<Problem> for NoInstance {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(Box::new(problem))
+    }
+}
+
 impl Instances {
     /// Nothing cached yet.
     #[must_use]
@@ -53,26 +60,32 @@ impl Instances {
         Self { store, cache: RwLock::default() }
     }
 
-    /// The one instance that a command means, possibly from the cache.
+    /// The one instance that a command means, possibly from the cache. That something is missing is always read afresh.
     ///
     /// # Errors
-    /// `unknown-community`, `plugin-not-enabled`, `ambiguous-instance`, or the database's trouble.
+    /// `unknown-community`, `plugin-not-enabled`, `ambiguous-instance`, `invalid-config` where a stored config no longer
+    /// fits the plugin, or the database's trouble.
     pub(super) async fn cached(
         &self,
         definition: &PluginDefinition,
         community: &CommunitySlug,
         platform_id: Option<&str>,
     ) -> Result<Arc<LoadedInstance>, NoInstance> {
-        let key = (community.clone(), definition.name().clone());
+        let key = (community.clone(), definition.name().clone(), platform_id.map(str::to_owned));
         let hit = self.cache.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        match hit {
-            // Only a hit is answered from the cache: that something is missing is always read afresh.
-            Some(found) => match choose(&found, definition.name(), platform_id) {
-                Ok(instance) => Ok(instance),
-                Err(_) => self.fresh(definition, community, platform_id).await,
-            },
-            None => self.fresh(definition, community, platform_id).await,
+        if let Some(instance) = hit {
+            return Ok(instance);
         }
+        let instance = self.fresh(definition, community, platform_id).await?;
+        // Where the plugin tells instances apart and the command does not, a second one makes the command ambiguous.
+        if instance.stored.platform_id.as_deref() == platform_id {
+            let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+            if cache.len() >= MOST_CACHED {
+                cache.clear();
+            }
+            cache.insert(key, Arc::clone(&instance));
+        }
+        Ok(instance)
     }
 
     /// The one instance that a command means, as the database has it now.
@@ -85,39 +98,30 @@ impl Instances {
         community: &CommunitySlug,
         platform_id: Option<&str>,
     ) -> Result<Arc<LoadedInstance>, NoInstance> {
-        let found = self.all(definition, community).await?;
-        if found.is_empty() && self.store.community(community).await?.is_none() {
-            return Err(NoInstance::Problem(Box::new(unknown_community(community))));
-        }
-        choose(&found, definition.name(), platform_id).map_err(|problem| NoInstance::Problem(Box::new(problem)))
+        let stored = self.stored(definition.name(), community, platform_id).await?;
+        Ok(Arc::new(LoadedInstance::load(definition, stored)?))
     }
 
-    /// Every instance of the plugin in the community, as the database has it now.
+    /// The row of the one instance that a command means; its config may be one that the plugin no longer reads.
     ///
     /// # Errors
-    /// `invalid-config` where a stored config no longer fits the plugin, or the database's trouble.
-    pub(super) async fn all(
+    /// As [`Self::cached`], but for `invalid-config`.
+    pub(super) async fn stored(
         &self,
-        definition: &PluginDefinition,
+        plugin: &Name,
         community: &CommunitySlug,
-    ) -> Result<Found, NoInstance> {
-        let stored = self.store.instances_of(community, definition.name()).await?;
-        let found: Found = stored
-            .into_iter()
-            .map(|stored| LoadedInstance::load(definition, stored).map(Arc::new))
-            .collect::<Result<_, _>>()
-            .map_err(|problem| NoInstance::Problem(Box::new(problem)))?;
-        let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= MOST_CACHED {
-            cache.clear();
+        platform_id: Option<&str>,
+    ) -> Result<Instance, NoInstance> {
+        let found = self.store.instances_of(community, plugin).await?;
+        if found.is_empty() && self.store.community(community).await?.is_none() {
+            return Err(unknown_community(community).into());
         }
-        cache.insert((community.clone(), definition.name().clone()), Arc::clone(&found));
-        Ok(found)
+        Ok(choose(found, plugin, platform_id)?)
     }
 
     /// Forgets what was cached of a community: somebody was found to have changed it.
     pub(super) fn forget(&self, community: &CommunitySlug) {
-        self.cache.write().unwrap_or_else(PoisonError::into_inner).retain(|(slug, _), _| slug != community);
+        self.cache.write().unwrap_or_else(PoisonError::into_inner).retain(|(slug, ..), _| slug != community);
     }
 }
 
@@ -128,9 +132,9 @@ pub(super) fn unknown_community(community: &CommunitySlug) -> Problem {
     Problem::new(ProblemKind::UnknownCommunity, detail)
 }
 
-fn choose(found: &Found, plugin: &Name, platform_id: Option<&str>) -> Result<Arc<LoadedInstance>, Problem> {
+fn choose(found: Vec<Instance>, plugin: &Name, platform_id: Option<&str>) -> Result<Instance, Problem> {
     let mut candidates =
-        found.iter().filter(|instance| platform_id.is_none_or(|id| instance.stored.platform_id.as_deref() == Some(id)));
+        found.into_iter().filter(|instance| platform_id.is_none_or(|id| instance.platform_id.as_deref() == Some(id)));
     let Some(first) = candidates.next() else {
         let which = if platform_id.is_some() { " with this community_platform_id" } else { "" };
         let detail = format!("'{plugin}' is not enabled here{which}; enable it with plugin.{plugin}.enable");
@@ -140,5 +144,5 @@ fn choose(found: &Found, plugin: &Name, platform_id: Option<&str>) -> Result<Arc
         let detail = format!("several instances of '{plugin}' are enabled; name one with community_platform_id");
         return Err(Problem::new(ProblemKind::AmbiguousInstance, detail));
     }
-    Ok(Arc::clone(first))
+    Ok(first)
 }

@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use metagov_sdk::{
-    Effects, Error, LoadedConfig, PluginDefinition,
-    contract::{CommunitySlug, EventBody, InstanceRecord, Problem, ProblemKind, Timestamp},
+    Effects, Error, Finished, LoadedConfig, PluginDefinition,
+    contract::{CommunitySlug, EventBody, InstanceRecord, Problem, ProblemKind},
 };
+use tracing::warn;
 use uuid::Uuid;
 
 use super::{
@@ -61,7 +62,7 @@ impl Handlers {
                 let call = self.host.call(&loaded(&stored, &config), Self::request(envelope, None));
                 let effects = self.lifecycle(envelope, plugin.enabled(call)).await?;
                 let state = effects.state.clone();
-                let body = EventBody::PluginEnabled(record(plugin, &stored, now));
+                let body = EventBody::PluginEnabled(self.registry.show(&stored));
                 let change = Change::InsertInstance(NewInstance {
                     id: stored.id,
                     community: community.clone(),
@@ -75,14 +76,19 @@ impl Handlers {
                 (stored, Some(change), body, effects)
             }
             Some(stored) if stored.config == *config.value => {
-                let body = EventBody::PluginUpdated(record(plugin, &stored, stored.updated_at));
+                let body = EventBody::PluginUpdated(self.registry.show(&stored));
                 (stored, None, body, Effects::default())
             }
             Some(stored) => {
-                let before = plugin.load_config(stored.config.clone(), "/config")?;
+                let before = plugin.load_config(stored.config.clone(), "/config");
                 let after = Instance { config: (*config.value).clone(), updated_at: now, ..stored };
                 let call = self.host.call(&loaded(&after, &config), Self::request(envelope, None));
-                let effects = self.lifecycle(envelope, plugin.config_changed(call, before)).await?;
+                // A config that the plugin no longer reads is as good as none: this one is its first.
+                let handling = match before {
+                    Ok(before) => plugin.config_changed(call, before),
+                    Err(_) => plugin.enabled(call),
+                };
+                let effects = self.lifecycle(envelope, handling).await?;
                 let change = Change::UpdateInstance {
                     id: after.id,
                     community: community.clone(),
@@ -93,33 +99,28 @@ impl Handlers {
                     updated_at: now,
                     tick_every: plugin.tick_every(),
                 };
-                let body = EventBody::PluginUpdated(record(plugin, &after, now));
+                let body = EventBody::PluginUpdated(self.registry.show(&after));
                 (after, Some(change), body, effects)
             }
         };
         let label = stored.id.to_string();
         let mut events = platform_events(envelope, plugin.name(), now, effects.events, &label);
         events.push(envelope.event(&scope, &format!("instance/{label}"), &body));
-        let after = Some(record(plugin, &stored, stored.updated_at));
+        let after = Some(self.registry.show(&stored));
         Ok(Outcome { changes: change.into_iter().collect(), events, after })
     }
 
     /// Disables a plugin: its open processes end with an event that says so.
     pub(super) async fn remove_instance(&self, envelope: &Envelope, stored: Instance) -> Step<Outcome> {
         let now = self.now();
-        let plugin = Arc::clone(self.registry.find(&stored.plugin)?);
-        let instance = LoadedInstance::load(&plugin, stored)?;
-        let stored = &instance.stored;
-        let call = self.host.call(&instance, Self::request(envelope, None));
-        let effects = self.lifecycle(envelope, plugin.disabled(call)).await?;
-        let scope = envelope.scope(Some(plugin.name()), now);
-        let label = stored.id.to_string();
+        let (name, label) = (stored.plugin.clone(), stored.id.to_string());
+        let scope = envelope.scope(Some(&name), now);
         let mut outcome = Outcome {
-            events: platform_events(envelope, plugin.name(), now, effects.events, &label),
+            events: platform_events(envelope, &name, now, self.take_leave(envelope, &stored).await?.events, &label),
             ..Outcome::default()
         };
         for process in self.store.open_processes(&stored.community, stored.id, None).await? {
-            let detail = format!("'{}' was disabled while this process was open", plugin.name());
+            let detail = format!("'{name}' was disabled while this process was open");
             let moved = abandon(&process, Problem::new(ProblemKind::PluginDisabled, detail), now);
             let kind = format!("abandoned/{}", process.record.id);
             outcome.events.extend(moved.event.map(|body| envelope.event(&scope, &kind, &body)));
@@ -130,9 +131,31 @@ impl Handlers {
             community: stored.community.clone(),
             expected: stored.version,
         });
-        let body = EventBody::PluginDisabled(record(&plugin, stored, stored.updated_at));
+        let body = EventBody::PluginDisabled(self.registry.show(&stored));
         outcome.events.push(envelope.event(&scope, &format!("instance/{label}"), &body));
         Ok(outcome)
+    }
+
+    /// Lets the plugin take back what it set up, and goes on without where it cannot: a plugin that this build does not
+    /// have, that no longer reads its old config, or that fails must not keep a community from getting rid of it.
+    async fn take_leave(&self, envelope: &Envelope, stored: &Instance) -> Step<Effects> {
+        let Some(plugin) = self.registry.get(stored.plugin.as_str()) else { return Ok(Effects::default()) };
+        let left = match LoadedInstance::load(plugin, stored.clone()) {
+            Ok(instance) => {
+                let call = self.host.call(&instance, Self::request(envelope, None));
+                guarded(plugin.disabled(call), self.deadline).await.into_finished()
+            }
+            Err(problem) => Finished { result: Err(Error::Failed(Box::new(problem))), effects: Effects::default() },
+        };
+        if let Err(Error::Retry { after, problem }) = &left.result
+            && let Some(later) = self.again(envelope.attempt, *after, problem)
+        {
+            return Err(Detour::Verdict(later));
+        }
+        if let Err(error) = left.result {
+            warn!(error = %error.problem(), "the plugin is disabled all the same");
+        }
+        Ok(left.effects)
     }
 
     async fn lifecycle(&self, envelope: &Envelope, handling: metagov_sdk::Handling<()>) -> Step<Effects> {
@@ -141,7 +164,8 @@ impl Handlers {
             Ok(()) => Ok(finished.effects),
             Err(Error::Rejected(problem) | Error::Failed(problem)) => Err(Detour::Verdict(Verdict::Reject(problem))),
             Err(Error::Retry { after, problem }) => {
-                Err(Detour::Verdict(self.again(envelope.attempt, after).unwrap_or(Verdict::Reject(problem))))
+                let later = self.again(envelope.attempt, after, &problem);
+                Err(Detour::Verdict(later.unwrap_or(Verdict::Reject(problem))))
             }
         }
     }
@@ -149,19 +173,6 @@ impl Handlers {
 
 fn loaded(stored: &Instance, config: &LoadedConfig) -> LoadedInstance {
     LoadedInstance { state: stored.state.clone().map(Arc::new), stored: stored.clone(), config: config.clone() }
-}
-
-/// The instance as drivers see it: secrets masked.
-pub(super) fn record(plugin: &PluginDefinition, stored: &Instance, updated_at: Timestamp) -> InstanceRecord {
-    InstanceRecord {
-        id: stored.id,
-        name: stored.plugin.clone(),
-        community: stored.community.clone(),
-        community_platform_id: stored.platform_id.clone(),
-        config: plugin.mask_config(&stored.config),
-        created_at: stored.created_at,
-        updated_at,
-    }
 }
 
 /// The same for every delivery of the command, different for each instance that it enables.

@@ -71,6 +71,7 @@ impl Handlers {
             guarded(definition.start(call, parameters.clone()), self.deadline).await.into_finished();
         let now = self.now();
         let mut record = new_record(id, plugin.name(), process, &instance, body, parameters, now);
+        let problem = result.as_ref().err().map(|error| error.problem().clone());
         let (snapshot, bodies) = match result {
             Ok(StartedProcess { snapshot, url, progress }) => {
                 record.status = ProcessStatus::Pending;
@@ -90,7 +91,7 @@ impl Handlers {
                 (snapshot, bodies)
             }
             Err(Error::Rejected(problem)) => return Ok(Verdict::Reject(problem)),
-            Err(Error::Retry { after, problem }) => match self.again(envelope.attempt, after) {
+            Err(Error::Retry { after, problem }) => match self.again(envelope.attempt, after, &problem) {
                 Some(later) => return Ok(later),
                 None => fail_start(&mut record, *problem, now),
             },
@@ -117,8 +118,10 @@ impl Handlers {
             poll_every: snapshot.poll_every,
             webhook_key: snapshot.webhook_key,
         })));
-        let saw = InstanceVersion { id: instance.stored.id, version: instance.stored.version };
-        Ok(commit(envelope, Some(saw), changes, events))
+        // The instance must still be there, in whatever version: the platform has been called, and is not called again
+        // because a config changed meanwhile.
+        let saw = InstanceVersion { id: instance.stored.id, version: None };
+        Ok(told(unit(envelope, Some(saw), changes, events), problem))
     }
 
     pub(super) async fn close_process(
@@ -146,8 +149,8 @@ impl Handlers {
         let finished = guarded(handling, self.deadline).await.into_finished();
         match &finished.result {
             Err(Error::Rejected(problem)) => return Ok(Verdict::Reject(problem.clone())),
-            Err(Error::Retry { after, .. }) => {
-                if let Some(later) = self.again(envelope.attempt, *after) {
+            Err(Error::Retry { after, problem }) => {
+                if let Some(later) = self.again(envelope.attempt, *after, problem) {
                     return Ok(later);
                 }
             }
@@ -200,6 +203,7 @@ impl Handlers {
         answer: Answer,
     ) -> Option<Verdict> {
         let Finished { result, effects } = finished;
+        let problem = result.as_ref().err().map(|error| error.problem().clone());
         let now = self.now();
         let mut events = platform_events(envelope, open.plugin.name(), now, effects.events, "step");
         let mut changes: Vec<_> = state_change(&open.instance, effects.state).into_iter().collect();
@@ -210,7 +214,7 @@ impl Handlers {
             }
             changes.push(moved.change);
         }
-        (!changes.is_empty() || !events.is_empty()).then(|| commit(envelope, None, changes, events))
+        (!changes.is_empty() || !events.is_empty()).then(|| told(unit(envelope, None, changes, events), problem))
     }
 }
 
@@ -322,11 +326,17 @@ fn new_record(
     }
 }
 
-pub(super) fn commit(
+/// A unit without a run.
+pub(super) fn unit(
     envelope: &Envelope,
     saw: Option<InstanceVersion>,
     changes: Vec<Change>,
     events: Vec<OutboxEvent>,
-) -> Verdict {
-    Verdict::Commit(Box::new(Unit { inbox: envelope.inbox(), fence: None, saw, changes, run: None, events }))
+) -> Unit {
+    Unit { inbox: envelope.inbox(), saw, changes, events, ..Unit::default() }
+}
+
+/// Stores a step, with what went wrong in it.
+fn told(unit: Unit, problem: Option<Problem>) -> Verdict {
+    Verdict::Commit { unit: Box::new(unit), problem: problem.map(Box::new) }
 }

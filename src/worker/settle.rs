@@ -3,23 +3,24 @@
 //! This is the only place that acknowledges a delivery, and the only one that logs how a command ended. Up:
 //! [`super::Worker`], which took the delivery. Down: [`super::committer`] and the publisher in `src/bus`.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use metagov_sdk::contract::{Problem, ProblemKind};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, field, info, info_span, warn};
 
 use super::{
     answer::{to_events, to_reply},
     committer::{Committer, Settled, patience, republish},
-    envelope::{Envelope, Limits, Opened, open},
+    envelope::{Envelope, Limits, NONCE_HEADER, Opened, open},
     handle::{Handlers, conflict},
-    verdict::Verdict,
+    verdict::{Ending, Verdict},
 };
 use crate::{
-    bus::{ATTEMPT_HEADER, Bus, DelayStep, Delivery, Destination, Message, Outgoing, REASON_HEADER},
-    store::Store,
+    bus::{ATTEMPT_HEADER, Bus, DelayStep, Delivery, Destination, Message, Outgoing, Published, REASON_HEADER},
+    store::{InboxEntry, Keep, Seen, Store, StoreError, Unit},
 };
 
 /// How often a command is run again on fresh state before it goes to the delay ladder.
@@ -41,122 +42,223 @@ pub(super) struct Settler {
     pub(super) abort: CancellationToken,
 }
 
+/// What carrying out a verdict leads to.
+enum Next {
+    End(Ending),
+    /// Somebody changed what the handler saw: it is called again on fresh state.
+    Rerun,
+}
+
 impl Settler {
     /// Handles one delivery: decide, carry out, acknowledge.
     pub(super) async fn settle(&self, delivery: Delivery) {
-        let opened = open(&delivery.message, &self.limits);
+        let started = Instant::now();
+        let mut opened = open(&delivery.message, &self.limits);
         let span = span(&opened.envelope);
         async {
-            let started = Instant::now();
-            let finished = self.carry_out(opened, &delivery).await;
-            Span::current().record("elapsed_ms", u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
-            if finished {
+            let message = &delivery.message;
+            // Handlers have a net of their own; this one is under what plugins do while they are only asked something.
+            let settled = AssertUnwindSafe(self.carry_out(&mut opened, message, delivery.redelivered)).catch_unwind();
+            let ending = match settled.await {
+                Ok(ending) => ending,
+                Err(_panic) => {
+                    let detail = "the plugin crashed while it looked at this; nothing was executed";
+                    let problem = Problem::new(ProblemKind::PluginPanicked, detail);
+                    self.reject(&opened.envelope, Box::new(problem), message).await
+                }
+            };
+            log(&ending, started);
+            if !matches!(ending, Ending::Unfinished) {
                 delivery.receipt.ack();
-                debug!("settled");
             }
         }
         .instrument(span)
         .await;
     }
 
-    /// `false` where the delivery must come again.
-    async fn carry_out(&self, mut opened: Opened, delivery: &Delivery) -> bool {
+    async fn carry_out(&self, opened: &mut Opened, message: &Message, redelivered: bool) -> Ending {
         let mut delays = patience();
-        let mut reruns = 0;
-        loop {
-            let verdict = tokio::select! {
-                () = self.abort.cancelled() => return false,
-                handled = self.handlers.handle(&opened, delivery.redelivered) => handled,
-            };
-            let verdict = match verdict {
-                Ok(verdict) => verdict,
-                Err(error) if error.is_passing() => {
-                    let delay = delays.next().unwrap_or(Duration::from_secs(5));
-                    warn!(%error, "cannot read from the database, trying again in {delay:?}");
-                    tokio::select! {
-                        () = self.abort.cancelled() => return false,
-                        () = tokio::time::sleep(delay) => continue,
+        for rerun in 0..MOST_RERUNS {
+            let verdict = loop {
+                let handled = tokio::select! {
+                    () = self.abort.cancelled() => return Ending::Unfinished,
+                    handled = self.handlers.handle(opened, redelivered) => handled,
+                };
+                match handled {
+                    Ok(verdict) => break verdict,
+                    Err(error) if error.is_passing() => {
+                        let delay = delays.next().unwrap_or(Duration::from_secs(5));
+                        warn!(%error, "the database is away, trying again in {delay:?}");
+                        tokio::select! {
+                            () = self.abort.cancelled() => return Ending::Unfinished,
+                            () = sleep(delay) => {}
+                        }
                     }
-                }
-                Err(error) => {
-                    error!(%error, "the database refuses; the command goes to the dead letters");
-                    return self.bury(&delivery.message, "the database refuses").await;
+                    Err(error) => return self.bury(&opened.envelope, message, &error).await,
                 }
             };
-            Span::current().record("verdict", verdict.as_str());
-            let envelope = Arc::new(opened.envelope);
-            let unit = match verdict {
-                Verdict::Done => return true,
-                Verdict::Reject(problem) => return self.reject(&envelope, *problem, &delivery.message).await,
-                Verdict::Repeat(events) => {
-                    info!("handled before; its stored events are published again");
-                    return republish(&self.store, &self.bus, &events, &envelope, &self.abort).await;
-                }
-                Verdict::Later { after, counted } => {
-                    return self.later(&envelope, &delivery.message, after, counted).await;
-                }
-                Verdict::Commit(unit) => unit,
-            };
-            let failed = unit.events.iter().find(|event| event.last && event.event_type.ends_with(".failed"));
-            let failed = failed.map(|event| event.event_type.clone());
-            match self.committer.commit(*unit, Arc::clone(&envelope)).await {
-                Settled::Published => {
-                    if let Some(outcome) = failed {
-                        warn!(outcome, "the command failed");
-                    }
-                    return true;
-                }
-                Settled::Repeated => return true,
-                Settled::Conflict => return self.reject(&envelope, conflict(), &delivery.message).await,
-                Settled::Stale if reruns < MOST_RERUNS => {
-                    reruns += 1;
-                    debug!(reruns, "somebody changed what this saw; it runs again");
-                    if let Some(community) = &envelope.community {
+            match self.follow(&opened.envelope, message, verdict).await {
+                Next::End(ending) => return ending,
+                Next::Rerun => {
+                    debug!(rerun, "somebody changed what this saw; it runs again");
+                    if let Some(community) = &opened.envelope.community {
                         self.handlers.instances.forget(community);
                     }
+                    // The more often it lost, the more it lets the others go first.
+                    sleep(Duration::from_millis(u64::from(rerun).pow(2))).await;
                 }
-                Settled::InFlight | Settled::Stale => {
-                    return self.later(&envelope, &delivery.message, Duration::from_secs(1), false).await;
-                }
-                Settled::Refused(error) => {
-                    error!(%error, "the database refuses; the command goes to the dead letters");
-                    return self.bury(&delivery.message, "the database refuses").await;
-                }
-                Settled::Closed => return false,
             }
-            opened.envelope = Arc::unwrap_or_clone(envelope);
+        }
+        let detail = "what this is about changed again and again while it was handled; nothing was executed";
+        let problem = Box::new(Problem::new(ProblemKind::Conflict, detail));
+        match self.handlers.again(opened.envelope.attempt, None, &problem) {
+            Some(Verdict::Later { after, problem }) => self.later(&opened.envelope, message, after, problem).await,
+            _ => self.reject(&opened.envelope, problem, message).await,
         }
     }
 
-    async fn reject(&self, envelope: &Envelope, problem: Problem, message: &Message) -> bool {
+    async fn follow(&self, envelope: &Envelope, message: &Message, verdict: Verdict) -> Next {
+        Next::End(match verdict {
+            Verdict::Done => Ending::Ignored,
+            Verdict::Reject(problem) => self.reject(envelope, problem, message).await,
+            Verdict::Repeat(events) => {
+                if republish(&self.store, &self.bus, &events, envelope, &self.abort).await {
+                    Ending::Repeated
+                } else {
+                    Ending::Unfinished
+                }
+            }
+            Verdict::Later { after, problem } => self.later(envelope, message, after, problem).await,
+            Verdict::Commit { unit, problem } => return self.commit(envelope, message, *unit, problem).await,
+        })
+    }
+
+    async fn commit(&self, envelope: &Envelope, message: &Message, unit: Unit, problem: Option<Box<Problem>>) -> Next {
+        let attempt = unit.fence.zip(unit.inbox.clone());
+        Next::End(match self.committer.commit(unit, Arc::new(envelope.clone())).await {
+            Settled::Published => problem.map_or(Ending::Completed, Ending::Failed),
+            Settled::Repeated => Ending::Repeated,
+            Settled::Conflict => self.reject(envelope, Box::new(conflict()), message).await,
+            Settled::InFlight => self.later(envelope, message, Duration::from_secs(1), None).await,
+            Settled::Refused(error) => self.bury(envelope, message, &error).await,
+            Settled::Stale => {
+                if let Some((fence, entry)) = attempt {
+                    // Its own lease must not stand in the way of the next run.
+                    self.let_go(&entry, fence).await;
+                }
+                return Next::Rerun;
+            }
+            Settled::Closed => Ending::Unfinished,
+        })
+    }
+
+    async fn let_go(&self, entry: &InboxEntry, fence: i64) {
+        let released = self.handlers.release(entry, fence, Keep::ForRetry);
+        tokio::select! {
+            () = self.abort.cancelled() => {}
+            released = released => if let Err(error) = released {
+                warn!(%error, "an attempt could not be given up; it ends with its lease");
+            }
+        }
+    }
+
+    /// Answers that nothing was executed, unless the very same command was executed before: then its outcome stands,
+    /// whatever has become of community, plugin or schema since.
+    async fn reject(&self, envelope: &Envelope, problem: Box<Problem>, message: &Message) -> Ending {
+        if problem.kind != ProblemKind::Conflict
+            && let Some(entry) = envelope.inbox()
+        {
+            let seen = tokio::select! {
+                () = self.abort.cancelled() => return Ending::Unfinished,
+                seen = self.seen(&entry) => seen,
+            };
+            if let Some(Seen::Finished { fingerprint, events }) = seen
+                && fingerprint == entry.fingerprint
+            {
+                let again = republish(&self.store, &self.bus, &events, envelope, &self.abort).await;
+                return if again { Ending::Repeated } else { Ending::Unfinished };
+            }
+        }
         // Unreadable, and nobody could tie the answer to it: somebody should be able to look at it.
         let unreadable = matches!(problem.kind, ProblemKind::InvalidJson | ProblemKind::TooLarge);
         let reason = (unreadable && !envelope.is_answerable()).then(|| problem.kind.slug());
-        info!(%problem, "rejected");
+        let mut outgoing = self.answer(envelope, (*problem).clone());
+        outgoing.extend(reason.map(|reason| dead(message, reason)));
+        if self.publish(outgoing).await { Ending::Rejected(problem) } else { Ending::Unfinished }
+    }
+
+    async fn seen(&self, entry: &InboxEntry) -> Option<Seen> {
+        for delay in patience() {
+            match self.store.seen(&entry.community, &entry.message_id).await {
+                Ok(seen) => return seen,
+                Err(error) if error.is_passing() => sleep(delay).await,
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    async fn later(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        after: Duration,
+        problem: Option<Box<Problem>>,
+    ) -> Ending {
+        let attempt = envelope.attempt + u32::from(problem.is_some());
+        let mut copy = message.clone();
+        copy.properties.headers.insert(ATTEMPT_HEADER.to_owned(), attempt.to_string());
+        copy.properties.headers.insert(NONCE_HEADER.to_owned(), envelope.nonce().to_string());
+        let to = Destination::Delay(DelayStep::at_least(after));
+        let waits = self.publish(vec![Outgoing { to, message: copy }]).await;
+        if waits { Ending::Retried(problem) } else { Ending::Unfinished }
+    }
+
+    /// Keeps what the database will never take, and says so to whoever waits for it.
+    async fn bury(&self, envelope: &Envelope, message: &Message, error: &StoreError) -> Ending {
+        error!(%error, "the database refuses for good");
+        let detail = "the service cannot keep this; if it was an action it may have been executed. Its operators find \
+                      the message among the dead letters";
+        let mut outgoing = self.answer(envelope, Problem::new(ProblemKind::InternalError, detail));
+        outgoing.push(dead(message, ProblemKind::InternalError.slug()));
+        if self.publish(outgoing).await { Ending::Dead("the database refuses") } else { Ending::Unfinished }
+    }
+
+    fn answer(&self, envelope: &Envelope, problem: Problem) -> Vec<Outgoing> {
         let answer = envelope.rejection(problem, self.handlers.now());
         let mut outgoing: Vec<_> = to_reply(&answer, envelope).into_iter().collect();
         outgoing.push(to_events(answer));
-        outgoing.extend(reason.map(|reason| dead(message, reason)));
-        self.publish(outgoing).await
+        outgoing
     }
 
-    async fn later(&self, envelope: &Envelope, message: &Message, after: Duration, counted: bool) -> bool {
-        let step = DelayStep::at_least(after);
-        let attempt = envelope.attempt + u32::from(counted);
-        info!(attempt, step = step.name(), "tried again later");
-        let mut copy = message.clone();
-        copy.properties.headers.insert(ATTEMPT_HEADER.to_owned(), attempt.to_string());
-        self.publish(vec![Outgoing { to: Destination::Delay(step), message: copy }]).await
-    }
-
-    async fn bury(&self, message: &Message, reason: &str) -> bool {
-        self.publish(vec![dead(message, reason)]).await
-    }
-
-    async fn publish(&self, outgoing: Vec<Outgoing>) -> bool {
-        tokio::select! {
-            () = self.abort.cancelled() => false,
-            published = self.bus.publish(outgoing) => published.is_ok(),
+    /// Publishes until it is confirmed. A copy that must come back, or be kept, waits for its queue where that is
+    /// missing; an event or a reply that nobody wants is no error. `false` where the worker goes down meanwhile.
+    async fn publish(&self, mut outgoing: Vec<Outgoing>) -> bool {
+        let mut delays = patience();
+        loop {
+            let published = tokio::select! {
+                () = self.abort.cancelled() => return false,
+                published = self.bus.publish(outgoing.clone()) => published,
+            };
+            let Ok(published) = published else { return false };
+            outgoing = outgoing
+                .into_iter()
+                .zip(published)
+                .filter(|(outgoing, published)| {
+                    *published == Published::Unrouted
+                        && matches!(outgoing.to, Destination::Delay(_) | Destination::Dead)
+                })
+                .map(|(outgoing, _)| outgoing)
+                .collect();
+            if outgoing.is_empty() {
+                return true;
+            }
+            warn!("the queue of a delay or of the dead letters is missing; `metagov topology apply` declares it");
+            let delay = delays.next().unwrap_or(Duration::from_secs(5));
+            tokio::select! {
+                () = self.abort.cancelled() => return false,
+                () = sleep(delay) => {}
+            }
         }
     }
 }
@@ -165,6 +267,22 @@ fn dead(message: &Message, reason: &str) -> Outgoing {
     let mut message = message.clone();
     message.properties.headers.insert(REASON_HEADER.to_owned(), reason.to_owned());
     Outgoing { to: Destination::Dead, message }
+}
+
+/// One line for each command, at the level that it deserves.
+fn log(ending: &Ending, started: Instant) {
+    let span = Span::current();
+    span.record("verdict", ending.as_str());
+    span.record("elapsed_ms", u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+    match ending {
+        Ending::Completed | Ending::Ignored | Ending::Unfinished => debug!("settled"),
+        Ending::Repeated => info!("handled before; its stored events are published again"),
+        Ending::Failed(problem) => warn!(error = %problem, "failed"),
+        Ending::Rejected(problem) => info!(error = %problem, "rejected"),
+        Ending::Retried(Some(problem)) => info!(error = %problem, "tried again later"),
+        Ending::Retried(None) => debug!("tried again later"),
+        Ending::Dead(reason) => error!(error = reason, "kept as a dead letter"),
+    }
 }
 
 fn span(envelope: &Envelope) -> Span {

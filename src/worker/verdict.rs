@@ -1,21 +1,21 @@
 //! What becomes of a command: the one table of the service.
 //!
-//! | the handler says | action | process start | close by a driver | poll, close by the clock | webhook, tick |
-//! |---|---|---|---|---|---|
-//! | ok | `action.completed` | `process.started` | `process.completed`, or `process.updated` while it is open | the change, if there is one | the changes, if there are any |
-//! | `Rejected` | `command.rejected` | `command.rejected` | `command.rejected` | kept in the record's `errors` | `command.rejected` |
-//! | `Retry`, attempts left | up the delay ladder | up the delay ladder | up the delay ladder | done; the next poll comes | up the delay ladder |
-//! | `Retry`, none left | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | – | `command.rejected` |
-//! | `Failed`, panic, deadline | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | kept in `errors`, `process.updated` | `command.rejected` |
-//! | panic or deadline of an `unsafe` action | `action.uncertain` | | | | |
-//! | cannot be read | `command.rejected`; where nobody could recognise that answer, also `metagov.dead` | | | | |
+//! | the handler says | action | process start | close by a driver | poll, close by the clock | webhook | tick |
+//! |---|---|---|---|---|---|---|
+//! | ok | `action.completed` | `process.started` | `process.completed`, or `process.updated` while it is open | the change, if there is one | the changes, if there are any | the same |
+//! | `Rejected` | `command.rejected` | `command.rejected` | `command.rejected` | kept in the record's `errors` | `command.rejected` | logged; the next tick comes |
+//! | `Retry`, attempts left | up the delay ladder | up the delay ladder | up the delay ladder | done; the next poll comes | up the delay ladder | logged |
+//! | `Retry`, none left | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | – | `command.rejected` | – |
+//! | `Failed`, panic, deadline | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | kept in `errors`, `process.updated` | `command.rejected` | logged |
+//! | panic or deadline of an `unsafe` action | `action.uncertain` | | | | | |
+//! | cannot be read | `command.rejected`; where nobody could recognise that answer, also `metagov.dead` | | | | | |
 //!
 //! Whatever the row, the delivery is acknowledged last, and only after what the row says is confirmed. Up:
 //! [`super::handle`], which decides. Down: [`super::settle`], which carries it out.
 
 use std::time::Duration;
 
-use metagov_sdk::contract::Problem;
+use metagov_sdk::contract::{Problem, ProblemKind};
 
 use crate::{
     bus::DelayStep,
@@ -26,7 +26,12 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// Store this, publish its events, acknowledge.
-    Commit(Box<Unit>),
+    Commit {
+        /// What is to be stored.
+        unit: Box<Unit>,
+        /// What went wrong, where the outcome is that something did; for the log.
+        problem: Option<Box<Problem>>,
+    },
     /// It was handled before: publish its stored events again, acknowledge.
     Repeat(Vec<OutboxEvent>),
     /// Nothing was executed: answer `command.rejected`, acknowledge.
@@ -35,30 +40,63 @@ pub(super) enum Verdict {
     Later {
         /// How long at least.
         after: Duration,
-        /// Whether the handler was called, so that the next time is another attempt.
-        counted: bool,
+        /// Why, where the handler was called, so that the next time is another attempt.
+        problem: Option<Box<Problem>>,
     },
     /// Nothing to tell: acknowledge.
     Done,
 }
 
 impl Verdict {
-    /// The word for logs.
-    #[must_use]
-    pub(super) const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Commit(_) => "commit",
-            Self::Repeat(_) => "repeat",
-            Self::Reject(_) => "reject",
-            Self::Later { .. } => "later",
-            Self::Done => "done",
-        }
-    }
-
     /// Refuses with this problem.
     #[must_use]
     pub(super) fn reject(problem: Problem) -> Self {
         Self::Reject(Box::new(problem))
+    }
+
+    /// Stores this; nothing went wrong.
+    #[must_use]
+    pub(super) fn commit(unit: Unit) -> Self {
+        Self::Commit { unit: Box::new(unit), problem: None }
+    }
+}
+
+/// How a command ended, in the words of the log.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// Its effect is stored and told.
+    Completed,
+    /// It is stored and told that it failed, or that something of it did.
+    Failed(Box<Problem>),
+    /// It was handled before, and that is told again.
+    Repeated,
+    /// Nothing was executed.
+    Rejected(Box<Problem>),
+    /// It will be tried again.
+    Retried(Option<Box<Problem>>),
+    /// There was nothing to do.
+    Ignored,
+    /// It cannot be handled and is kept with its reason.
+    Dead(&'static str),
+    /// The worker went down meanwhile; the delivery comes again.
+    Unfinished,
+}
+
+impl Ending {
+    /// The value of the log's field `verdict`.
+    #[must_use]
+    pub(super) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed(problem) if problem.kind == ProblemKind::OutcomeUncertain => "uncertain",
+            Self::Failed(_) => "failed",
+            Self::Repeated => "repeated",
+            Self::Rejected(_) => "rejected",
+            Self::Retried(_) => "retried",
+            Self::Ignored => "ignored",
+            Self::Dead(_) => "dead",
+            Self::Unfinished => "unfinished",
+        }
     }
 }
 
@@ -68,13 +106,6 @@ pub(super) type Handled = Result<Verdict, StoreError>;
 /// When to try again: what the platform asked for, else a step of the ladder for each attempt.
 #[must_use]
 pub(super) fn backoff(attempt: u32, asked: Option<Duration>) -> Duration {
-    const LADDER: [DelayStep; 5] = [
-        DelayStep::OneSecond,
-        DelayStep::FiveSeconds,
-        DelayStep::ThirtySeconds,
-        DelayStep::TwoMinutes,
-        DelayStep::TenMinutes,
-    ];
-    let step = LADDER[(attempt.max(1) as usize - 1).min(LADDER.len() - 1)];
+    let step = DelayStep::ALL[(attempt.max(1) as usize - 1).min(DelayStep::ALL.len() - 1)];
     asked.unwrap_or_else(|| step.delay())
 }

@@ -7,68 +7,79 @@
 use std::sync::Arc;
 
 use metagov_sdk::{
-    Concerns, Effects, Error, PluginDefinition, Webhook,
+    Call, Concerns, Error, Finished, PluginDefinition, Webhook,
     contract::{Name, Problem, ProblemKind, Tick, WebhookCommand},
 };
+
+use serde_json::Value;
 
 use super::{
     envelope::Envelope,
     guard::guarded,
     handle::{Handlers, Step, platform_events, state_change},
-    process::{Answer, advance, commit},
+    process::{Answer, advance, unit},
     verdict::Verdict,
 };
-use crate::{
-    host::LoadedInstance,
-    store::{Change, OutboxEvent},
-};
+use crate::host::LoadedInstance;
 
 impl Handlers {
-    pub(super) async fn webhook(&self, envelope: &Envelope, plugin: &Name, body: WebhookCommand) -> Step {
+    pub(super) async fn webhook(&self, envelope: &mut Envelope, plugin: &Name, body: WebhookCommand) -> Step {
         let plugin = Arc::clone(self.registry.find(plugin)?);
         let instance = self.concerned(&plugin, &body).await?;
         // From here on the community is known, whether the address named it or the platform's id did.
-        let envelope = &envelope.in_community(&instance.stored.community);
+        envelope.community = Some(instance.stored.community.clone());
+        let envelope = &*envelope;
         self.unless_seen(envelope).await?;
         let hook = Arc::new(Webhook::from_command(&body)?);
-        let call = || self.host.call(&instance, Self::request(envelope, None));
-        let verified = guarded(plugin.verify_webhook(call(), Arc::clone(&hook)), self.deadline).await.into_finished();
-        if let Err(error) = verified.result {
+        // The plugin's state goes from call to call, and is stored once.
+        let mut now_is = (*instance).clone();
+        let verified = plugin.verify_webhook(self.call(envelope, &now_is), Arc::clone(&hook));
+        if let Err(error) = guarded(verified, self.deadline).await.into_finished().result {
             return Ok(self.refused(envelope, error));
         }
+        let received = plugin.receive_webhook(self.call(envelope, &now_is), Arc::clone(&hook));
+        let Finished { result, effects } = guarded(received, self.deadline).await.into_finished();
+        if let Err(error) = result {
+            return Ok(self.refused(envelope, error));
+        }
+        let mut changes = Vec::new();
+        let mut events = platform_events(envelope, plugin.name(), self.now(), effects.events, "plugin");
+        keep_state(&mut now_is, effects.state);
         let webhook_key = match plugin.concerns(&hook) {
             Concerns::NoProcess => None,
             Concerns::EveryProcess => Some(None),
             Concerns::Process(key) => Some(Some(key)),
         };
-        let (mut changes, mut events) = (Vec::new(), Vec::new());
-        let received = guarded(plugin.receive_webhook(call(), Arc::clone(&hook)), self.deadline).await.into_finished();
-        if let Err(error) = received.result {
-            return Ok(self.refused(envelope, error));
-        }
-        self.keep(envelope, &plugin, &instance, received.effects, &mut changes, &mut events);
-        if let Some(key) = webhook_key {
-            let (community, id) = (&instance.stored.community, instance.stored.id);
-            for process in self.store.open_processes(community, id, key.as_deref()).await? {
-                let Some(definition) = plugin.process(process.process.as_str()) else { continue };
-                let handling = definition.receive_webhook(call(), process.state.clone(), Arc::clone(&hook));
-                let finished = guarded(handling, self.deadline).await.into_finished();
-                if let Err(Error::Retry { .. }) = &finished.result {
-                    let Err(error) = finished.result else { continue };
-                    return Ok(self.refused(envelope, error));
-                }
-                let now = self.now();
-                let label = process.record.id.to_string();
-                events.extend(platform_events(envelope, plugin.name(), now, finished.effects.events, &label));
-                if let Some(moved) = advance(&process, finished.result, now, Answer::IfChanged) {
-                    let scope = envelope.scope(Some(plugin.name()), now);
-                    events.extend(moved.event.map(|body| envelope.event(&scope, &format!("webhook/{label}"), &body)));
-                    changes.push(moved.change);
-                }
+        let concerned = match &webhook_key {
+            Some(key) => {
+                let (community, id) = (&instance.stored.community, instance.stored.id);
+                self.store.open_processes(community, id, key.as_deref()).await?
+            }
+            None => Vec::new(),
+        };
+        for process in concerned {
+            let Some(definition) = plugin.process(process.process.as_str()) else { continue };
+            let call = self.call(envelope, &now_is);
+            let handling = definition.receive_webhook(call, process.state.clone(), Arc::clone(&hook));
+            let Finished { result, effects } = guarded(handling, self.deadline).await.into_finished();
+            if let Err(error @ Error::Retry { .. }) = result {
+                return Ok(self.refused(envelope, error));
+            }
+            let now = self.now();
+            let label = process.record.id.to_string();
+            events.extend(platform_events(envelope, plugin.name(), now, effects.events, &label));
+            keep_state(&mut now_is, effects.state);
+            if let Some(moved) = advance(&process, result, now, Answer::IfChanged) {
+                let scope = envelope.scope(Some(plugin.name()), now);
+                events.extend(moved.event.map(|body| envelope.event(&scope, &format!("webhook/{label}"), &body)));
+                changes.push(moved.change);
             }
         }
+        if now_is.state != instance.state {
+            changes.extend(state_change(&instance, now_is.state.as_deref().cloned()));
+        }
         // Committed also where nothing changed: the platform's next delivery of the same hook is recognised.
-        Ok(commit(envelope, None, changes, events))
+        Ok(Verdict::commit(unit(envelope, None, changes, events)))
     }
 
     pub(super) async fn tick(&self, envelope: &Envelope, plugin: &Name, body: &Tick) -> Step {
@@ -77,19 +88,24 @@ impl Handlers {
             return Ok(Verdict::Done);
         };
         let instance = LoadedInstance::load(&plugin, stored)?;
-        let call = self.host.call(&instance, Self::request(envelope, None));
+        let call = self.call(envelope, &instance);
         let finished = guarded(plugin.tick(call), self.deadline).await.into_finished();
         if let Err(error) = finished.result {
             let problem = error.problem();
             tracing::warn!(%problem, "the plugin's tick failed; the next one comes");
             return Ok(Verdict::Done);
         }
-        let (mut changes, mut events) = (Vec::new(), Vec::new());
-        self.keep(envelope, &plugin, &instance, finished.effects, &mut changes, &mut events);
+        let effects = finished.effects;
+        let changes: Vec<_> = state_change(&instance, effects.state).into_iter().collect();
+        let events = platform_events(envelope, plugin.name(), self.now(), effects.events, "plugin");
         if changes.is_empty() && events.is_empty() {
             return Ok(Verdict::Done);
         }
-        Ok(commit(envelope, None, changes, events))
+        Ok(Verdict::commit(unit(envelope, None, changes, events)))
+    }
+
+    fn call(&self, envelope: &Envelope, instance: &LoadedInstance) -> Call {
+        self.host.call(instance, Self::request(envelope, None))
     }
 
     /// The one instance that a webhook is for.
@@ -119,20 +135,15 @@ impl Handlers {
     fn refused(&self, envelope: &Envelope, error: Error) -> Verdict {
         match error {
             Error::Rejected(problem) | Error::Failed(problem) => Verdict::Reject(problem),
-            Error::Retry { after, problem } => self.again(envelope.attempt, after).unwrap_or(Verdict::Reject(problem)),
+            Error::Retry { after, problem } => {
+                self.again(envelope.attempt, after, &problem).unwrap_or(Verdict::Reject(problem))
+            }
         }
     }
+}
 
-    fn keep(
-        &self,
-        envelope: &Envelope,
-        plugin: &PluginDefinition,
-        instance: &LoadedInstance,
-        effects: Effects,
-        changes: &mut Vec<Change>,
-        events: &mut Vec<OutboxEvent>,
-    ) {
-        changes.extend(state_change(instance, effects.state));
-        events.extend(platform_events(envelope, plugin.name(), self.now(), effects.events, "plugin"));
+fn keep_state(instance: &mut LoadedInstance, state: Option<Value>) {
+    if let Some(state) = state {
+        instance.state = Some(Arc::new(state));
     }
 }

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Any
 
 STOPS_WITHIN = 30  # seconds; the worker's own limit for draining is 25
 
@@ -64,6 +65,8 @@ class Service:
             "METAGOV__BROKER__PREFIX": self.prefix,
             "METAGOV__DATABASE__URL": database.url,
             "METAGOV__DATA_DIR": str(folder),
+            "METAGOV__LOG__FORMAT": "json",
+            "METAGOV__LOG__FILTER": "info,metagov=debug",
         }
 
     def start(self) -> None:
@@ -123,6 +126,11 @@ class Service:
             f"--- metagov {log.stem}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-40:])
             for log in sorted(self._folder.glob("*.log"))
         )
+
+    def log_lines(self, role: str) -> list[dict[str, Any]]:
+        """Every line that a role has logged so far."""
+        whole, _, _ = self._log(role).read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def _log(self, role: str) -> Path:
         return self._folder / f"{role}.log"

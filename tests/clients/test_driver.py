@@ -276,3 +276,20 @@ def test_a_deleted_community_is_unknown(driver: Driver, community: str) -> None:
     driver.event_of(deleted, "plugin.disabled")
     after = driver.send(RANDOM_INT, {"community": community, "parameters": {}})
     assert kind_of(driver.event_of(after, "command.rejected")) == "unknown-community"
+
+
+def test_a_command_is_one_line_in_the_log(driver: Driver, community: str, service: Service) -> None:
+    secret = "hunter2-in-the-parameters"
+    failing = driver.send(RANDOM_INT, {"community": community, "parameters": {"low": secret}})
+    fine = driver.send(RANDOM_INT, {"community": community, "parameters": {}})
+
+    def ends(sent: Sent) -> list[dict]:
+        lines = (line for line in service.log_lines("worker") if line.get("span", {}).get("message.id") == sent.message_id)
+        return [line for line in lines if "elapsed_ms" in line["span"]]
+
+    for sent, verdict in [(failing, "rejected"), (fine, "completed")]:
+        [line] = driver.wait_for(f"the log of {verdict}", lambda sent=sent: (lines for lines in [ends(sent)] if lines))
+        assert line["span"]["verdict"] == verdict
+        assert (line["span"]["community"], line["span"]["plugin"]) == (community, "randomness")
+        assert line["span"]["attempt"] == 1
+    assert secret not in service.logs()

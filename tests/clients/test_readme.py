@@ -15,11 +15,17 @@ from service import Service
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)", README.read_text())
+    missing = [link for link in links if "://" not in link and not (README.parent / link).exists()]
+    assert links and not missing, missing
+
+
 def test_the_driver_of_the_readme_hears_its_outcome(service: Service) -> None:
     [program] = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
     queue = f"my-driver-{uuid.uuid4().hex}"
     for written, ours in [
-        ("amqp://guest:guest@localhost:5672/%2f", service.amqp_url),
+        ("amqp://metagov:metagov@localhost:5672/%2f", service.amqp_url),
         ('"metagov.', f'"{service.prefix}.'),
         ('"my-driver"', f'"{queue}"'),
     ]:

@@ -22,9 +22,13 @@ use tokio::{sync::Notify, time::timeout};
 /// What a driver knows at the end.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Figures {
+    /// Commands that were sent.
     pub(crate) attempted: usize,
+    /// Commands without an outcome.
     pub(crate) lost: usize,
+    /// Commands with two outcomes that differ, whatever their ids.
     pub(crate) doubled: usize,
+    /// Commands whose outcome came under several ids.
     pub(crate) several_ids: usize,
 }
 
@@ -32,8 +36,8 @@ pub(crate) struct Figures {
 pub(crate) struct Driver {
     url: String,
     prefix: String,
-    /// The ids of the final events of each command.
-    finals: Arc<Mutex<HashMap<String, HashSet<String>>>>,
+    /// Id and body of the final events of each command.
+    finals: Arc<Mutex<HashMap<String, HashSet<(String, Vec<u8>)>>>>,
     news: Arc<Notify>,
 }
 
@@ -82,11 +86,16 @@ impl Driver {
             let delivery = delivery?;
             let event: Value = serde_json::from_slice(&delivery.data).expect("every message is an event");
             let kind = event["type"].as_str().expect("a type");
-            if ["completed", "failed", "uncertain", "rejected"].iter().any(|last| kind.ends_with(last))
+            if ["completed", "failed", "uncertain", "rejected", "applied"].iter().any(|last| kind.ends_with(last))
                 && let Some(cause) = event["causationid"].as_str()
             {
                 let id = event["id"].as_str().expect("an id").to_owned();
-                self.finals.lock().expect("nobody panics here").entry(cause.to_owned()).or_default().insert(id);
+                self.finals
+                    .lock()
+                    .expect("nobody panics here")
+                    .entry(cause.to_owned())
+                    .or_default()
+                    .insert((id, delivery.data.clone()));
                 self.news.notify_waiters();
             }
             delivery.ack(BasicAckOptions::default()).await?;
@@ -148,17 +157,29 @@ impl Driver {
                 news.await;
             }
         };
-        let _ = timeout(Duration::from_mins(2), all).await;
+        if timeout(Duration::from_mins(2), all).await.is_err() {
+            eprintln!("after two minutes {} of {count} are answered", self.answered(ids));
+        }
     }
 
-    /// The four figures, with what the database has stored beside what the driver has seen.
-    pub(crate) fn figures(&self, ids: &[String], stored_runs: &HashMap<String, usize>) -> Figures {
+    /// The four figures.
+    pub(crate) fn figures(&self, ids: &[String]) -> Figures {
         let finals = self.finals.lock().expect("nobody panics here");
+        let of = |id: &String| finals.get(id).cloned().unwrap_or_default();
+        let completed = |events: &HashSet<(String, Vec<u8>)>| {
+            events.iter().any(|(_, body)| String::from_utf8_lossy(body).contains("org.metagov.action.completed"))
+        };
         Figures {
             attempted: ids.len(),
-            lost: ids.iter().filter(|id| !finals.contains_key(*id)).count(),
-            doubled: stored_runs.values().filter(|runs| **runs > 1).count(),
-            several_ids: ids.iter().filter(|id| finals.get(*id).is_some_and(|ids| ids.len() > 1)).count(),
+            lost: ids.iter().filter(|id| !completed(&of(id))).count(),
+            doubled: ids
+                .iter()
+                .filter(|id| of(id).into_iter().map(|(_, body)| body).collect::<HashSet<_>>().len() > 1)
+                .count(),
+            several_ids: ids
+                .iter()
+                .filter(|id| of(id).into_iter().map(|(id, _)| id).collect::<HashSet<_>>().len() > 1)
+                .count(),
         }
     }
 }

@@ -117,8 +117,8 @@ async fn batches_that_share_keys_in_any_order_store_each_once(database: &Databas
 async fn a_unit_that_saw_an_old_instance_is_stale_and_leaves_nothing(database: &Database) {
     let store = database.store().await;
     let saw = community(&store, "a").await;
-    let old = InstanceVersion { version: 0, ..saw };
-    let gone = InstanceVersion { id: Uuid::new_v4(), version: 1 };
+    let old = InstanceVersion { version: Some(0), ..saw };
+    let gone = InstanceVersion { id: Uuid::new_v4(), version: Some(1) };
     let seeing = |key: &str, saw| Unit { saw: Some(saw), ..pure("a", key) };
     let batch = vec![seeing("k1", saw), seeing("k2", old), seeing("k3", gone), seeing("k4", saw)];
     let answers = store.commit(batch).await.expect("the database answers");

@@ -155,8 +155,7 @@ async fn a_process_is_never_left_behind_by_a_plugin_that_is_disabled_meanwhile(d
             changes: vec![insert(&process(&text, saw.id, now))],
             ..Unit::default()
         };
-        let disable =
-            changing(vec![Change::DeleteInstance { id: saw.id, community: slug(&text), expected: saw.version }]);
+        let disable = changing(vec![Change::DeleteInstance { id: saw.id, community: slug(&text), expected: 1 }]);
         let (started, disabled) = tokio::join!(commit_one(&one, start), commit_one(&two, disable));
         assert!(
             matches!(

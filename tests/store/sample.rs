@@ -106,7 +106,7 @@ pub(crate) async fn community_with(store: &Store, community: &str, instance: New
     ];
     let answers = store.commit(vec![changing(changes)]).await.expect("the community can be made");
     assert!(matches!(answers[..], [metagov::store::Committed::Stored]), "{answers:?}");
-    InstanceVersion { id, version: 1 }
+    InstanceVersion { id, version: Some(1) }
 }
 
 /// A unit that changes and nothing else.

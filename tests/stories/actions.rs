@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Command, World, puppet, story, world::COMMUNITY};
+use crate::support::{Command, World, puppet, story, until, world::COMMUNITY};
 
 story! {
     async fn a_completed_action_is_told_with_its_output(world: World) {
@@ -133,9 +133,7 @@ story! {
         let keyed_act = World::act("keyed-act", &keyed_tag, &["hang", "answer"]);
         world.send(&unsafe_act).await;
         world.send(&keyed_act).await;
-        while puppet::calls(&unsafe_tag) == 0 || puppet::calls(&keyed_tag) == 0 {
-            tokio::task::yield_now().await;
-        }
+        until("both handlers hang", || puppet::calls(&unsafe_tag) > 0 && puppet::calls(&keyed_tag) > 0).await;
         world.crash().await;
         world.start_worker().await;
         let told = world.answer(&unsafe_act).await;

@@ -1,5 +1,7 @@
 //! What bad input gets: an answer within one attempt that says what is wrong, and nothing stored.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use metagov::bus::{Destination, Message, Outgoing, Published};
 use metagov_sdk::contract::Problem;
@@ -42,11 +44,15 @@ story! {
         world.send(&anonymous).await;
         let rejected = |r: &Received| r.event.event_type == "org.metagov.command.rejected";
         world.mail.wait_for(1, "the rejection", rejected).await;
-        let dead = loop {
-            let dead = world.dead_letters().await;
-            if !dead.is_empty() { break dead }
-            tokio::task::yield_now().await;
+        let kept = async {
+            loop {
+                let dead = world.dead_letters().await;
+                if !dead.is_empty() {
+                    return dead;
+                }
+            }
         };
+        let dead = tokio::time::timeout(Duration::from_mins(1), kept).await.expect("it is kept");
         assert_eq!(dead[0].0, "action.puppet.pure-act");
         assert_eq!(dead[0].1.get("x-metagov-reason").map(String::as_str), Some("invalid-json"));
     }
@@ -56,6 +62,28 @@ story! {
         let body = format!("{{\"community\":\"acme\",\"parameters\":{{\"tag\":\"{}\"}}}}", "x".repeat(1024 * 1024));
         let told = world.ask(&Command::raw("action.puppet.pure-act", body)).await;
         assert_eq!(problem(&told).kind.slug(), "too-large");
+    }
+
+    async fn what_is_refused_leaves_nothing_in_the_database(world: World) {
+        world.with_puppet().await;
+        let before = world.rows().await;
+        let refused = [
+            Command::raw("action.puppet.pure-act", "not json"),
+            Command::new("action.puppet.pure-act", &json!({ "community": COMMUNITY })),
+            Command::new("action.puppet.nothing", &act(&json!({}))),
+            Command::new("action.randomness.random-int", &act(&json!({}))),
+            Command::new("community.apply", &json!({ "slug": "new", "plugins": [{ "name": "nobody", "config": {} }] })),
+            Command::new("plugin.nobody.enable", &json!({ "community": COMMUNITY, "config": {} })),
+            Command::new("process.puppet.ballot.start", &act(&json!({ "quorum": "many" }))),
+            Command::new("process.puppet.ballot.close", &json!({ "community": COMMUNITY, "process_id": uuid::Uuid::nil() })),
+            World::act("keyed-act", &format!("refused {}", world.prefix), &["reject"]),
+            World::act("unsafe-act", &format!("refused too {}", world.prefix), &["reject"]),
+        ];
+        for command in &refused {
+            let told = world.ask(command).await;
+            assert_eq!(told.event.event_type, "org.metagov.command.rejected", "{}", command.routing_key);
+        }
+        assert_eq!(world.rows().await, before);
     }
 
     async fn unknown_words_are_refused_with_the_nearest_known_one(world: World) {
@@ -138,9 +166,8 @@ story! {
 
     async fn replies_go_only_to_queues_of_the_drivers_own(world: World) {
         world.with_puppet().await;
-        for queue in ["amq.topic".to_owned(), format!("{}.core", world.prefix), "q".repeat(255) + "é"] {
+        for queue in ["amq.topic".to_owned(), format!("{}.core", world.prefix)] {
             let mut command = World::act("pure-act", "never runs", &[]);
-            if queue.len() > 255 { continue }
             command.properties.reply_to = Some(queue.clone());
             let told = world.ask(&command).await;
             assert_eq!(problem(&told).kind.slug(), "invalid-reply-to", "{queue}");

@@ -12,7 +12,7 @@ fn hook(delivery: Option<&str>, headers: &Value) -> Command {
     let body = json!({
         "community": COMMUNITY,
         "delivery_id": delivery,
-        "received_at": "2026-11-22T08:00:00Z",
+        "received_at": chrono::Utc::now(),
         "request": { "method": "POST", "path": "/hooks/puppet", "query": "", "headers": headers, "body_base64": TWO_VOTES }
     });
     let mut command = Command::new("webhook.puppet", &body);

@@ -7,6 +7,16 @@ pub(crate) mod world;
 pub(crate) use mailbox::Received;
 pub(crate) use world::{Command, World};
 
+/// Waits for something that only can be looked at; gives up after a minute.
+pub(crate) async fn until(what: &str, happened: impl Fn() -> bool) {
+    let waiting = async {
+        while !happened() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_mins(1), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
 /// One story on each database.
 macro_rules! story {
     ($(async fn $name:ident($world:ident: World) $body:block)*) => {$(

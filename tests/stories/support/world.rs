@@ -16,7 +16,7 @@ use metagov_sdk::{
     Environment,
     contract::{CommunitySlug, Name, ProcessRecord},
 };
-use sea_orm::{ConnectionTrait, Database};
+use sea_orm::{ConnectionTrait, Database, Statement};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -42,6 +42,7 @@ pub(crate) struct World {
     registry: Arc<Registry>,
     running: Vec<Running>,
     database: TestDatabase,
+    url: String,
 }
 
 /// A role that runs in this process.
@@ -141,7 +142,9 @@ impl World {
 
     async fn new(database: TestDatabase, url: String) -> Self {
         let registry = puppets().expect("the plugins of the stories are well-formed");
-        let store = Store::connect(&store::Settings { url, max_connections: 4 }).await.expect("the database answers");
+        let store = Store::connect(&store::Settings { url: url.clone(), max_connections: 4 })
+            .await
+            .expect("the database answers");
         store.migrate().await.expect("the schema can be made");
         let prefix = format!("t{}", Uuid::new_v4().simple());
         let driver = connect(&prefix).await;
@@ -160,6 +163,7 @@ impl World {
             registry: Arc::new(registry),
             running: Vec::new(),
             database,
+            url,
         };
         world.start_worker().await;
         world.start_scheduler().await;
@@ -282,6 +286,20 @@ impl World {
     /// The story's community.
     pub(crate) fn community() -> CommunitySlug {
         CommunitySlug::new(COMMUNITY).expect("it is a slug")
+    }
+
+    /// How many rows stand in each table that a command may write to.
+    pub(crate) async fn rows(&self) -> Vec<i64> {
+        let connection = Database::connect(&self.url).await.expect("the database answers");
+        let mut counts = Vec::new();
+        for table in ["communities", "plugin_instances", "processes", "action_runs", "inbox", "outbox"] {
+            let sql = format!("SELECT COUNT(*) AS rows FROM {table}");
+            let statement = Statement::from_string(connection.get_database_backend(), sql);
+            let row = connection.query_one_raw(statement).await.expect("the table is there").expect("one row");
+            counts.push(row.try_get("", "rows").expect("a count"));
+        }
+        connection.close().await.expect("it closes");
+        counts
     }
 
     /// Ends the world and checks that it leaves nothing behind: no event unpublished, no dead letter.

@@ -94,6 +94,8 @@ kinds! {
     PluginPanicked = "plugin-panicked", 500, "The plugin crashed";
     /// The plugin was disabled while the process was pending.
     PluginDisabled = "plugin-disabled", 410, "The plugin was disabled";
+    /// The service itself could not carry the command out.
+    InternalError = "internal-error", 500, "The service could not carry this out";
     /// The worker died after it may have acted, and the action is not safe to repeat.
     OutcomeUncertain = "outcome-uncertain", 500, "It is not known whether the action took place";
 }
