@@ -23,9 +23,6 @@ use super::{
     keys,
 };
 
-/// How often the scheduler looks; nothing comes due more often.
-const BEAT: Duration = Duration::from_secs(1);
-
 /// When to try again to close a process whose time is over and that is not polled.
 const CLOSE_AGAIN: Duration = Duration::from_secs(30);
 
@@ -78,8 +75,7 @@ impl Store {
                 // Most share the interval of their plugin, so most go to the same time.
                 let mut moved: BTreeMap<Option<Timestamp>, Vec<(&str, Uuid)>> = BTreeMap::new();
                 for row in &rows {
-                    let next =
-                        after_claim(now, row.poll_every_ms.map(|every| from_millis(every).max(BEAT)), row.closes_at);
+                    let next = after_claim(now, row.poll_every_ms.map(from_millis), row.closes_at);
                     moved.entry(next).or_default().push((&row.community, row.id));
                 }
                 for (due_at, pairs) in moved {
@@ -129,7 +125,7 @@ impl Store {
                     moved.entry(row.tick_every_ms).or_default().push(row.id);
                 }
                 for (every, ids) in moved {
-                    let due_at = every.map(|every| clock::later(now, from_millis(every).max(BEAT)));
+                    let due_at = every.map(|every| clock::later(now, from_millis(every)));
                     for chunk in ids.chunks(keys::CHUNK) {
                         Entity::update_many()
                             .col_expr(Column::DueAt, Expr::val(due_at))

@@ -54,7 +54,7 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// How often `tick` is called for each instance; `None`: never.
+    /// How often `tick` is called for each instance, once a second at most; `None`: never.
     #[must_use]
     fn tick_every() -> Option<Duration> {
         None

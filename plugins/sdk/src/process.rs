@@ -65,7 +65,7 @@ pub trait Process<P: Plugin>: Serialize + DeserializeOwned + Send + Sync + 'stat
         None
     }
 
-    /// How often it is polled; `None`: as often as the plugin says, [`Plugin::poll_every`].
+    /// How often it is polled, once a second at most; `None`: as often as the plugin says, [`Plugin::poll_every`].
     fn poll_every(&self) -> Option<Duration> {
         None
     }

@@ -95,7 +95,7 @@ impl PluginDefinition {
             declared,
             actions,
             processes,
-            tick_every: P::tick_every(),
+            tick_every: P::tick_every().map(|every| every.max(BEAT)),
             read_config: |value| {
                 let config: P::Config = serde_json::from_value(value)?;
                 let platform_id = P::community_platform_id(&config);
@@ -231,6 +231,9 @@ impl fmt::Debug for PluginDefinition {
         f.debug_struct("PluginDefinition").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+/// How often the scheduler looks for what is due; nothing comes due more often.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// Fills in defaults, then names everything that is wrong.
 fn check(schema: &Schema, value: &mut Value, base: &str, kind: ProblemKind, what: &str) -> Result<(), Problem> {

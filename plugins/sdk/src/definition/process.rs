@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 
 use serde_json::Value;
 
-use super::{Declared, check, check_answer, unreadable, without_values};
+use super::{BEAT, Declared, check, check_answer, unreadable, without_values};
 use crate::{
     Call, Cx, Error, Handling, Plugin, Process, Progress, RegistrationError, Result, Snapshot, StartedProcess,
     SteppedProcess, Webhook,
@@ -158,7 +158,7 @@ fn checked(progress: Progress<Value>, schema: &Schema) -> Result<Progress<Value>
 }
 
 fn snapshot<P: Plugin, S: Process<P>>(process: &S, cx: &Cx<P>) -> Result<Snapshot> {
-    let poll_every = process.poll_every().unwrap_or_else(P::poll_every);
+    let poll_every = process.poll_every().unwrap_or_else(P::poll_every).max(BEAT);
     Ok(Snapshot {
         state: serde_json::to_value(process)?,
         closes_at: process.closes_at(),
