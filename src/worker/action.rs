@@ -262,7 +262,7 @@ impl Asked<'_> {
     /// What has touched a platform is never run again because the config changed meanwhile.
     fn saw(&self, instance: &LoadedInstance) -> Option<InstanceVersion> {
         let may_run_twice = matches!(self.action.effect(), Effect::Pure | Effect::Idempotent);
-        may_run_twice.then(|| InstanceVersion { id: instance.stored.id, version: Some(instance.stored.version) })
+        may_run_twice.then_some(InstanceVersion { id: instance.stored.id, version: Some(instance.stored.version) })
     }
 
     /// The unit of an outcome: the run and its event. Completed, failed or uncertain, it is the command's one outcome, so

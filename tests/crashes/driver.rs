@@ -32,12 +32,15 @@ pub(crate) struct Figures {
     pub(crate) several_ids: usize,
 }
 
+/// The final events of one command, by id and body: one, if all is well.
+type Finals = HashSet<(String, Vec<u8>)>;
+
 #[derive(Clone)]
 pub(crate) struct Driver {
     url: String,
     prefix: String,
-    /// Id and body of the final events of each command.
-    finals: Arc<Mutex<HashMap<String, HashSet<(String, Vec<u8>)>>>>,
+    /// By command.
+    finals: Arc<Mutex<HashMap<String, Finals>>>,
     news: Arc<Notify>,
 }
 
@@ -166,7 +169,7 @@ impl Driver {
     pub(crate) fn figures(&self, ids: &[String]) -> Figures {
         let finals = self.finals.lock().expect("nobody panics here");
         let of = |id: &String| finals.get(id).cloned().unwrap_or_default();
-        let completed = |events: &HashSet<(String, Vec<u8>)>| {
+        let completed = |events: &Finals| {
             events.iter().any(|(_, body)| String::from_utf8_lossy(body).contains("org.metagov.action.completed"))
         };
         Figures {
