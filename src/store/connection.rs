@@ -4,7 +4,11 @@
 //! this process instead of failing with "database is locked". Up: [`Store::connect`](super::Store::connect). Down:
 //! SeaORM's connections.
 
-use std::{path::Path, str::FromStr, time::Duration};
+use std::{
+    path::Path,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection,
@@ -13,6 +17,8 @@ use sea_orm::{
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
     },
 };
+
+use tokio::time::sleep;
 
 use super::{Settings, StoreError};
 
@@ -94,14 +100,26 @@ async fn sqlite(settings: &Settings) -> Result<Connections, StoreError> {
         // The database is its connection, which therefore has to live.
         writing.min_connections(1).idle_timeout(None).max_lifetime(None);
     }
-    let writer = Database::connect(writing).await?;
+    let writer = open_sqlite(writing).await?;
     if in_memory {
         return Ok(Connections { reader: writer.clone(), writer });
     }
     let mut reading = options(&settings.url, settings.max_connections.saturating_sub(1));
     reading.map_sqlx_sqlite_opts(|options| pragmas(options).pragma("query_only", "on"));
-    let reader = Database::connect(reading).await?;
+    let reader = open_sqlite(reading).await?;
     Ok(Connections { writer, reader })
+}
+
+/// Opens a pool on a file that others may be opening for the first time as well: while one of them switches it to WAL,
+/// SQLite may answer that it is busy without having waited.
+async fn open_sqlite(options: ConnectOptions) -> Result<DatabaseConnection, StoreError> {
+    let started = Instant::now();
+    loop {
+        match Database::connect(options.clone()).await.map_err(StoreError::from) {
+            Err(StoreError::Contended(_)) if started.elapsed() < BUSY => sleep(Duration::from_millis(20)).await,
+            opened => return opened,
+        }
+    }
 }
 
 /// Set on every connection of a pool, not on the first one only.

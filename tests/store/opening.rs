@@ -62,6 +62,25 @@ async fn writers_on_all_sides_never_fail(database: &Database) {
     assert!(started.elapsed() < Duration::from_mins(1));
 }
 
+/// As where two programs are started at once on a new machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_sqlite_file_that_somebody_else_holds_is_waited_for() {
+    let database = Database::create(On::Sqlite).await;
+    let file = database.url.strip_prefix("sqlite:").expect("a file");
+    let directory = std::path::Path::new(file).parent().expect("a directory");
+    std::fs::create_dir_all(directory).expect("it can be made");
+    let holder = sea_orm::Database::connect(format!("sqlite:{file}?mode=rwc")).await.expect("the file is made");
+    let held = holder.get_sqlite_connection_pool().acquire().await.expect("a connection");
+    let mut held = held.detach();
+    sea_orm::sqlx::query("BEGIN EXCLUSIVE").execute(&mut held).await.expect("nobody else holds it");
+    let settings = Settings { url: database.url.clone(), max_connections: 4 };
+    let mut opening = tokio::spawn(async move { Store::connect(&settings).await.map(drop) });
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut opening).await;
+    assert!(early.is_err(), "it does not wait: {early:?}");
+    sea_orm::sqlx::query("COMMIT").execute(&mut held).await.expect("it is ours");
+    opening.await.expect("no panic").expect("the file opens once it is free");
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_sqlite_file_is_created_for_its_owner_only() {

@@ -126,6 +126,30 @@ story! {
         assert_eq!(told.event.data, json!({ "event_type": "announced.#loud", "data": { "text": "hear, hear" } }));
     }
 
+    async fn an_unsafe_action_is_not_repeated_because_a_config_changed_meanwhile(world: World) {
+        world.with_puppet().await;
+        for keyed in [true, false] {
+            let tag = format!("meanwhile {} {keyed}", world.prefix);
+            let mut command = World::act("patient-act", &tag, &["wait", "answer"]);
+            command.properties.correlation_id = Some(tag.clone());
+            if !keyed {
+                command.properties.message_id = None;
+            }
+            world.send(&command).await;
+            until("the handler waits", || puppet::calls(&tag) > 0).await;
+            let config = json!({ "secret": format!("changed {keyed}") });
+            world.tell("plugin.puppet.enable", &json!({ "community": COMMUNITY, "config": config })).await;
+            puppet::open_gate(&tag);
+            let told = world
+                .mail
+                .wait_for(1, "the outcome", |r| r.event.correlationid.as_deref() == Some(&tag))
+                .await
+                .remove(0);
+            assert_eq!(told.event.event_type, "org.metagov.action.completed");
+            assert_eq!(puppet::calls(&tag), 1);
+        }
+    }
+
     async fn an_unsafe_action_whose_worker_died_ends_as_uncertain_and_a_keyed_one_is_repeated(world: World) {
         world.with_puppet().await;
         let (unsafe_tag, keyed_tag) = (format!("dies {}", world.prefix), format!("dies keyed {}", world.prefix));

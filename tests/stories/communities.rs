@@ -92,6 +92,13 @@ story! {
         assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/plugin-not-enabled");
     }
 
+    async fn a_plugin_that_cannot_let_go_is_disabled_all_the_same(world: World) {
+        world.with_plugins(&json!([{ "name": "puppet", "config": { "stuck": true } }])).await;
+        let told = world.tell("plugin.puppet.disable", &json!({ "community": COMMUNITY })).await;
+        assert_eq!(told.event.event_type, "org.metagov.plugin.disabled");
+        assert!(world.store.instances(&World::community()).await.expect("it answers").is_empty());
+    }
+
     async fn a_deleted_community_is_gone(world: World) {
         world.with_puppet().await;
         let told = world.tell("community.delete", &json!({ "slug": COMMUNITY })).await;

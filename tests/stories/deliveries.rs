@@ -49,6 +49,23 @@ story! {
         }
     }
 
+    async fn what_was_done_stays_done_when_its_plugin_is_gone(world: World) {
+        world.with_puppet().await;
+        for effect in ["pure-act", "keyed-act", "unsafe-act"] {
+            let command = World::act(effect, &format!("done {} {effect}", world.prefix), &["answer"]);
+            let first = world.ask(&command).await;
+            world.tell("plugin.puppet.disable", &json!({ "community": COMMUNITY })).await;
+            world.send(&command).await;
+            let id = command.id();
+            let told = world
+                .mail
+                .wait_for(2, "the second answer", |r| r.event.causationid.as_deref() == Some(&id))
+                .await;
+            assert_eq!(told[1].event, first.event, "{effect}");
+            world.with_puppet().await;
+        }
+    }
+
     async fn the_same_key_in_two_communities_is_two_commands(world: World) {
         world.with_puppet().await;
         let others = json!({ "slug": "others", "plugins": [{ "name": "puppet", "config": {} }] });

@@ -4,7 +4,7 @@ use metagov_sdk::contract::ProcessStatus;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Command, Received, World, story, world::COMMUNITY};
+use crate::support::{Command, Received, World, puppet, story, until, world::COMMUNITY};
 
 fn start(parameters: &Value) -> Command {
     Command::new("process.puppet.ballot.start", &json!({ "community": COMMUNITY, "parameters": parameters }))
@@ -54,6 +54,18 @@ story! {
         assert_eq!(World::record(&told).id, id);
         let told = world.tell("process.puppet.ballot.start", &body).await;
         assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/conflict");
+    }
+
+    async fn a_start_is_not_repeated_because_a_config_changed_meanwhile(world: World) {
+        world.with_puppet().await;
+        let tag = format!("starting {}", world.prefix);
+        let command = start(&json!({ "quorum": 1, "start": "wait", "tag": tag }));
+        world.send(&command).await;
+        until("the start waits", || puppet::calls(&tag) > 0).await;
+        world.tell("plugin.puppet.enable", &json!({ "community": COMMUNITY, "config": { "secret": "new" } })).await;
+        puppet::open_gate(&tag);
+        assert_eq!(world.answer(&command).await.event.event_type, "org.metagov.process.started");
+        assert_eq!(puppet::calls(&tag), 1);
     }
 
     async fn a_process_may_end_as_it_starts(world: World) {

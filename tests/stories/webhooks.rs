@@ -84,6 +84,16 @@ story! {
         assert_eq!(stored.record.outcome["votes"], 4);
     }
 
+    async fn a_webhook_that_makes_its_plugin_crash_is_answered_and_the_next_one_is_heard(world: World) {
+        world.with_puppet().await;
+        ballot(world, &json!({ "quorum": 2 })).await;
+        let told = world.ask(&hook(None, &json!([["x-puppet-panic", "now"]]))).await;
+        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/plugin-panicked");
+        world.send(&hook(None, &json!([]))).await;
+        let completed = |r: &Received| r.event.event_type == "org.metagov.process.completed";
+        world.mail.wait_for(1, "the vote", completed).await;
+    }
+
     async fn a_forged_webhook_counts_nothing(world: World) {
         world.with_plugins(&json!([{ "name": "puppet", "config": { "secret": "hunter2" } }])).await;
         let id = ballot(world, &json!({ "quorum": 9 })).await;
@@ -108,6 +118,10 @@ story! {
         let completed = |r: &Received| r.event.event_type == "org.metagov.process.completed";
         let told = world.mail.wait_for(1, "forty votes", completed).await.remove(0);
         assert_eq!(told.event.data["outcome"]["votes"], 40);
+        // What the plugin kept at each vote is kept with it: 20 hooks, and the tick that came first or in between.
+        let instances = world.store.instances(&World::community()).await.expect("it answers");
+        let kept = instances[0].state.as_ref().and_then(Value::as_u64).expect("a count");
+        assert!((20..=21).contains(&kept), "{kept}");
     }
 
     async fn a_tick_asks_the_platform_for_news(world: World) {

@@ -1,12 +1,13 @@
 //! A plugin that does as it is told: each action carries the script of its own calls.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{LazyLock, Mutex},
     time::Duration,
 };
 
 use metagov_sdk::prelude::*;
+use tokio::sync::watch;
 
 /// Does as it is told.
 pub(crate) struct Puppet;
@@ -23,6 +24,9 @@ pub(crate) struct Config {
     /// Whether `enabled` refuses.
     #[serde(default)]
     pub(crate) refuse: bool,
+    /// Whether `disabled` fails.
+    #[serde(default)]
+    pub(crate) stuck: bool,
 }
 
 impl Plugin for Puppet {
@@ -35,6 +39,7 @@ impl Plugin for Puppet {
             .action::<IdempotentAct>()
             .action::<KeyedAct>()
             .action::<UnsafeAct>()
+            .action::<PatientAct>()
             .action::<Announce>()
             .process::<Ballot>()
             .event::<Announced>();
@@ -47,6 +52,10 @@ impl Plugin for Puppet {
     async fn enabled(cx: &Cx<Self>) -> Result<()> {
         ensure!(!cx.config().refuse, "the puppet does not want to be enabled");
         Ok(())
+    }
+
+    async fn disabled(cx: &Cx<Self>) -> Result<()> {
+        if cx.config().stuck { Err(Error::failed("the puppet cannot let go")) } else { Ok(()) }
     }
 
     fn tick_every() -> Option<Duration> {
@@ -71,6 +80,7 @@ impl Plugin for Puppet {
     }
 
     fn concerns(hook: &Webhook) -> Concerns {
+        assert!(hook.header("x-puppet-panic").is_none(), "the puppet was told to");
         hook.header("x-puppet-ballot").map_or(Concerns::EveryProcess, |key| Concerns::Process(key.to_owned()))
     }
 }
@@ -95,6 +105,23 @@ pub(crate) enum Deed {
     Fail,
     Panic,
     Hang,
+    /// Until the story opens the gate of this tag.
+    Wait,
+}
+
+/// The gates that are open.
+static GATES: LazyLock<watch::Sender<HashSet<String>>> = LazyLock::new(|| watch::Sender::new(HashSet::new()));
+
+/// Lets whoever waits at the gate of this tag go on.
+pub(crate) fn open_gate(tag: &str) {
+    GATES.send_modify(|gates| {
+        gates.insert(tag.to_owned());
+    });
+}
+
+async fn pass_gate(tag: &str) {
+    let mut gates = GATES.subscribe();
+    gates.wait_for(|gates| gates.contains(tag)).await.expect("the gates are never taken down");
 }
 
 /// How often the script of this tag has been called, in this process.
@@ -122,6 +149,10 @@ async fn act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> 
         Deed::Fail => Err(Error::failed("the puppet broke")),
         Deed::Panic => panic!("the puppet was told to"),
         Deed::Hang => std::future::pending().await,
+        Deed::Wait => {
+            pass_gate(&tag).await;
+            Ok(tag)
+        }
     }
 }
 
@@ -146,6 +177,12 @@ async fn keyed_act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<St
 /// Must not be repeated.
 #[action(UnsafeAct, "unsafe-act", effect = "unsafe", deadline = "1s")]
 async fn unsafe_act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> {
+    act(cx, tag, script).await
+}
+
+/// Must not be repeated, and takes its time.
+#[action(PatientAct, "patient-act", effect = "unsafe", deadline = "50s")]
+async fn patient_act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> {
     act(cx, tag, script).await
 }
 
@@ -210,6 +247,10 @@ impl Process<Puppet> for Ballot {
 
     async fn start(_: &Cx<Puppet>, question: Question) -> Result<Started<Self>> {
         match question.start {
+            Some(Deed::Wait) => {
+                turn(&question.tag);
+                pass_gate(&question.tag).await;
+            }
             Some(Deed::Reject) => return Err(Error::rejected("the puppet does not vote")),
             Some(Deed::Fail) => return Err(Error::failed("the puppet has no ballot box")),
             _ => {}
@@ -237,7 +278,9 @@ impl Process<Puppet> for Ballot {
         }
     }
 
-    async fn receive_webhook(&mut self, _: &Cx<Puppet>, hook: &Webhook) -> Result<Progress<Tally>> {
+    async fn receive_webhook(&mut self, cx: &Cx<Puppet>, hook: &Webhook) -> Result<Progress<Tally>> {
+        let hooks: u64 = cx.state()?.unwrap_or(0);
+        cx.set_state(&(hooks + 1))?;
         let vote: u64 = hook.json::<serde_json::Value>()?["votes"].as_u64().unwrap_or(0);
         self.votes += vote;
         Ok(if self.votes >= self.quorum { Progress::Completed(self.tally()) } else { Progress::Updated(self.tally()) })
