@@ -38,13 +38,20 @@ pub struct App {
 }
 
 impl App {
-    /// Connects to the broker and the database of the config.
+    /// Connects to the broker and the database of the config, with the plugins of this build.
     ///
     /// # Errors
-    /// Where a plugin is not well-formed, an address is unusable, or the database does not answer. A broker that is away
-    /// is no error: the bus connects as soon as it can.
+    /// Where a plugin is not well-formed; else as [`Self::with_plugins`].
     pub async fn connect(config: Config) -> anyhow::Result<Self> {
-        let registry = Arc::new(plugins::all().context("a plugin is not well-formed")?);
+        Self::with_plugins(config, plugins::all().context("a plugin is not well-formed")?).await
+    }
+
+    /// The same with a list of plugins of one's own: for programs that link this library.
+    ///
+    /// # Errors
+    /// Where an address is unusable, or the database does not answer. A broker that is away is no error: the bus connects
+    /// as soon as it can.
+    pub async fn with_plugins(config: Config, registry: Registry) -> anyhow::Result<Self> {
         let store = connect_store(&config).await?;
         let settings = bus::Settings {
             url: config.broker.url.clone(),
@@ -55,7 +62,7 @@ impl App {
         };
         // Not ended by a signal: what has finished is still to be acknowledged then.
         let bus = Bus::connect(&settings, CancellationToken::new()).await.context("cannot use broker.url")?;
-        Ok(Self { config: Arc::new(config), bus, store, registry })
+        Ok(Self { config: Arc::new(config), bus, store, registry: Arc::new(registry) })
     }
 
     /// The plugins that this worker serves.
