@@ -3,7 +3,7 @@
 //! Each role is a function that runs until it is told to stop and then finishes what it has begun. Up: `src/cli`, which
 //! has read the config. Down: `src/worker` and `src/scheduler`.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, bail};
 use metagov_sdk::{Environment, contract::Name};
@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
-    bus::{self, Bus},
+    bus::{self, Bus, BusError},
     config::Config,
     host::Host,
     plugins,
@@ -22,7 +22,7 @@ use crate::{
     scheduler::Scheduler,
     shutdown::{Drained, Shutdown},
     store::{self, Store},
-    worker::{Parts, Worker},
+    worker::{Parts, Tenancy, Worker},
 };
 
 /// Everything a role needs, connected.
@@ -53,13 +53,10 @@ impl App {
     /// as soon as it can.
     pub async fn with_plugins(config: Config, registry: Registry) -> anyhow::Result<Self> {
         let store = connect_store(&config).await?;
-        let settings = bus::Settings {
-            url: config.broker.url.clone(),
-            prefix: config.broker.prefix.clone(),
-            heartbeat: Duration::from_secs(config.broker.heartbeat_seconds.into()),
-            declare: config.broker.declare,
-            delivery_limit: config.broker.delivery_limit,
-        };
+        if config.tenancy.required && bus::Login::of(&config.broker.url)?.is_none() {
+            bail!("tenancy.required needs a broker that knows who sends a command; the bus in memory has no users");
+        }
+        let settings = bus_settings(&config)?;
         // Not ended by a signal: what has finished is still to be acknowledged then.
         let bus = Bus::connect(&settings, CancellationToken::new()).await.context("cannot use broker.url")?;
         Ok(Self { config: Arc::new(config), bus, store, registry: Arc::new(registry) })
@@ -108,6 +105,7 @@ impl App {
             host: Host::new(Environment::system()),
             bus: self.bus.clone(),
             store: self.store.clone(),
+            tenancy: Tenancy::new(&self.config.tenancy, service_users(&self.config)?),
         };
         let prefix = &self.config.broker.prefix;
         let worker = Worker::new(parts, &self.config.worker, prefix, &self.served()?, shutdown.hard());
@@ -137,6 +135,27 @@ impl App {
         info!("stopped");
         Ok(())
     }
+}
+
+/// How the bus of the config is used.
+///
+/// # Errors
+/// Where `broker.url` is no URL of a broker.
+pub fn bus_settings(config: &Config) -> Result<bus::Settings, BusError> {
+    Ok(bus::Settings {
+        url: config.broker.url.clone(),
+        prefix: config.broker.prefix.clone(),
+        heartbeat: config.broker.heartbeat(),
+        declare: config.broker.declare,
+        delivery_limit: config.broker.delivery_limit,
+        service_users: if config.tenancy.is_on() { service_users(config)? } else { BTreeSet::new() },
+    })
+}
+
+/// Every user of the service's own, the one that this process connects as among them.
+fn service_users(config: &Config) -> Result<BTreeSet<String>, BusError> {
+    let own = bus::Login::of(&config.broker.url)?.map(|login| login.user);
+    Ok(config.tenancy.service_users(&config.broker.prefix).into_iter().chain(own).collect())
 }
 
 /// Opens the database of the config.

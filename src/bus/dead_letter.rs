@@ -57,6 +57,8 @@ impl DeadLetter {
     pub(super) fn revived(&self) -> Outgoing {
         let mut message = self.message.clone();
         message.properties.expiration = None;
+        // It stays its author's, and nobody's where there is none: it must not become that of whoever retries it.
+        message.properties.user_id.get_or_insert_default();
         let ours = [ATTEMPT_HEADER, REASON_HEADER];
         message.properties.headers.retain(|name, _| !ours.contains(&name.as_str()) && !is_brokers_note(name));
         Outgoing { to: Destination::Commands, message }

@@ -45,7 +45,8 @@ pub struct Properties {
     pub message_type: Option<String>,
     /// Seconds since 1970, as the publisher's clock had it.
     pub timestamp: Option<u64>,
-    /// The broker's user who published it, vouched for by the broker. Only read, never published.
+    /// The broker's user who published it, vouched for by the broker; of a copy that the service made, who published the
+    /// first. Published as the author of a copy only, with tenancy.
     pub user_id: Option<String>,
     /// How long it may wait in its queue, in whole milliseconds. Delays and dead letters have their own.
     pub expiration: Option<Duration>,

@@ -15,7 +15,7 @@ pub mod rabbitmq;
 pub mod socket;
 pub mod topology;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use metagov_sdk::contract::Name;
 use secrecy::{ExposeSecret, SecretString};
@@ -47,7 +47,31 @@ pub struct Settings {
     pub declare: bool,
     /// After how many returns a message is set aside; see [`Topology`].
     pub delivery_limit: u32,
+    /// The users whose word about the author of a command counts, our own among them; none without tenancy.
+    pub service_users: BTreeSet<String>,
 }
+
+/// Whom a URL connects, and to what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The broker's user.
+    pub user: String,
+    /// The virtual host.
+    pub vhost: String,
+}
+
+impl Login {
+    /// `None` for the bus in memory, which has no users.
+    ///
+    /// # Errors
+    /// [`BusError::Url`] where it is no URL of a broker.
+    pub fn of(url: &SecretString) -> Result<Option<Self>, BusError> {
+        if url.expose_secret() == MEMORY { Ok(None) } else { rabbitmq::login(url).map(Some) }
+    }
+}
+
+/// The URL of the bus in memory.
+const MEMORY: &str = "memory";
 
 /// A handle on the bus; clones are cheap and share the connections.
 #[derive(Debug, Clone)]
@@ -68,7 +92,7 @@ impl Bus {
     /// [`BusError::Url`] where the URL cannot be used at all.
     #[expect(clippy::unused_async, reason = "the sessions are tasks: the signature says that a runtime is needed")]
     pub async fn connect(settings: &Settings, shutdown: CancellationToken) -> Result<Self, BusError> {
-        Ok(Self(if settings.url.expose_secret() == "memory" {
+        Ok(Self(if settings.url.expose_secret() == MEMORY {
             Kind::InProcess(InProcess::start(&settings.prefix, settings.delivery_limit, &shutdown))
         } else {
             Kind::RabbitMq(RabbitMq::start(settings, shutdown)?)

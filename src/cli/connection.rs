@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::Stop;
 use crate::{
     app,
-    bus::{self, Bus},
+    bus::Bus,
     config::{Config, mask_url},
     store::Store,
 };
@@ -37,14 +37,7 @@ pub(super) async fn bus(config: &Config) -> anyhow::Result<Bus> {
     if config.broker.url.expose_secret() == "memory" {
         return dev_bus(&config.data_dir).await;
     }
-    let settings = bus::Settings {
-        url: config.broker.url.clone(),
-        prefix: config.broker.prefix.clone(),
-        heartbeat: config.broker.heartbeat(),
-        declare: config.broker.declare,
-        delivery_limit: config.broker.delivery_limit,
-    };
-    let bus = Bus::connect(&settings, CancellationToken::new()).await?;
+    let bus = Bus::connect(&app::bus_settings(config)?, CancellationToken::new()).await?;
     let connected = async {
         let mut look = tokio::time::interval(Duration::from_millis(20));
         while !bus.is_connected() {

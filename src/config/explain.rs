@@ -55,6 +55,11 @@ impl Origins {
         }
     }
 
+    /// Which layer set this key.
+    pub(super) fn of_key(&self, key: &str) -> &str {
+        self.0.get(key).map_or(DEFAULT, |setting| &setting.origin)
+    }
+
     pub(super) fn is_set(&self, key: &str) -> bool {
         self.0.get(key).is_some_and(|setting| setting.origin != DEFAULT)
     }

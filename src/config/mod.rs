@@ -9,6 +9,7 @@ mod explain;
 mod fault;
 mod layers;
 mod rules;
+mod tenancy;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ pub use self::{
     explain::{Setting, mask_url},
     fault::{ConfigError, Fault},
     layers::{Flag, Sources},
+    tenancy::{Binding, Communities, ServiceRole, Tenancy},
 };
 
 /// Every setting with its default and one sentence about it.
@@ -41,6 +43,8 @@ pub struct Config {
     pub worker: Worker,
     /// The role that wakes what is due.
     pub scheduler: Scheduler,
+    /// Who may speak for which communities.
+    pub tenancy: Tenancy,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -190,6 +194,10 @@ impl Config {
         let mut config: Self = merged.try_deserialize().map_err(ConfigError::unexpected)?;
         config.database.url = layers::in_data_dir(&config.database.url, &config.data_dir);
         origins.set_url("database.url", config.database.url.expose_secret());
+        if let Some(user) = config.tenancy.reserved_user(&config.broker.prefix) {
+            let reason = format!("'{user}' is a user or a queue of the service itself; give the driver another name");
+            return Err(ConfigError { faults: vec![Fault::at(origins.of_key("tenancy.users"), "tenancy.users", reason)] });
+        }
         Ok(Loaded { config, origins })
     }
 }

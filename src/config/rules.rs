@@ -5,7 +5,11 @@
 
 use config::{Value, ValueKind};
 
-use super::{fault::Fault, layers::Layer};
+use super::{
+    fault::Fault,
+    layers::Layer,
+    tenancy::{Binding, is_user},
+};
 use crate::telemetry;
 
 /// What a value must be, over and above its kind.
@@ -18,9 +22,13 @@ enum Rule {
     /// A word that is safe in the names of exchanges and queues.
     Prefix,
     Filter,
+    /// A list of `user=community`.
+    Bindings,
+    /// A list of users of the broker.
+    Users,
 }
 
-use Rule::{Filter, NotEmpty, OneOf, Prefix, Range, Url};
+use Rule::{Bindings, Filter, NotEmpty, OneOf, Prefix, Range, Url, Users};
 
 const DAY: i64 = 86_400;
 
@@ -41,6 +49,8 @@ const RULES: &[(&str, Rule)] = &[
     ("worker.max_body_bytes", Range(1024, 16 * 1024 * 1024)),
     ("worker.drain_seconds", Range(0, DAY)),
     ("scheduler.batch", Range(1, 100_000)),
+    ("tenancy.users", Bindings),
+    ("tenancy.service_users", Users),
     ("log.format", OneOf(&["human", "json"])),
     ("log.filter", Filter),
 ];
@@ -73,9 +83,17 @@ impl Rule {
             NotEmpty if text.is_empty() => Err("must not be empty".to_owned()),
             Prefix if !is_prefix(text) => Err("must be 1 to 40 of a-z, A-Z, 0-9, - and _".to_owned()),
             Filter => telemetry::parse_filter(text).map(|_| ()).map_err(|error| error.to_string()),
-            NotEmpty | Prefix => Ok(()),
+            Bindings => texts(value).try_for_each(|text| Binding::try_from(text.to_owned()).map(|_| ())),
+            Users if !texts(value).all(is_user) => Err("each must be 1 to 64 of a-z, A-Z, 0-9, - and _".to_owned()),
+            NotEmpty | Prefix | Users => Ok(()),
         }
     }
+}
+
+/// The texts of a list.
+fn texts(value: &Value) -> impl Iterator<Item = &str> {
+    let items = if let ValueKind::Array(items) = &value.kind { items.as_slice() } else { &[] };
+    items.iter().filter_map(|item| if let ValueKind::String(text) = &item.kind { Some(text.as_str()) } else { None })
 }
 
 fn is_prefix(text: &str) -> bool {

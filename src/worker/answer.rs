@@ -31,7 +31,7 @@ pub(super) fn message_of(event: &Event, routing_key: String) -> Message {
 
 /// The message of a stored event: byte for byte what was stored.
 #[must_use]
-pub(super) fn message_of_stored(event: &OutboxEvent) -> Message {
+pub fn message_of_stored(event: &OutboxEvent) -> Message {
     Message {
         routing_key: event.routing_key.clone(),
         body: Bytes::copy_from_slice(event.body.as_bytes()),

@@ -11,6 +11,7 @@ use rand::Rng;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::tenancy::Tenancy;
 use crate::{
     bus::{ATTEMPT_HEADER, Message},
     store::{InboxEntry, OutboxEvent},
@@ -60,6 +61,8 @@ pub(super) struct Limits {
     pub(super) max_body_bytes: usize,
     /// What our own queues start with; no answer goes there.
     pub(super) prefix: String,
+    /// Who may command what.
+    pub(super) tenancy: Tenancy,
 }
 
 /// Reads a message: properties first, then size, then the body.
@@ -82,7 +85,8 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         }
     };
     let reply_to = properties.reply_to.clone().filter(|queue| !queue.is_empty());
-    let reply_to = match reply_to.map(|queue| check_reply_to(queue, &limits.prefix)) {
+    let user = properties.user_id.as_deref().filter(|user| !user.is_empty());
+    let reply_to = match reply_to.map(|queue| check_reply_to(queue, limits, user)) {
         None => None,
         Some(Ok(queue)) => Some(queue),
         Some(Err(refused)) => {
@@ -95,6 +99,11 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         problem.get_or_insert_with(|| Problem::new(ProblemKind::InvalidProperty, detail));
     }
     let (command, community, plugin) = read(message, limits, problem);
+    // Without its community: nothing of it is told in the events of one that it is not about, nor looked for in its inbox.
+    let (command, community) = match limits.tenancy.refusal(user, community.as_ref(), command.is_ok()) {
+        Some(forbidden) => (Err(forbidden), None),
+        None => (command, community),
+    };
     let hook = if message_id.is_none() { webhook_key(&command) } else { None };
     let envelope = Envelope {
         routing_key: message.routing_key.clone(),
@@ -147,11 +156,15 @@ fn webhook_key(command: &Result<Command, Problem>) -> Option<MessageId> {
     Some(MessageId::new(&id.to_string()).expect("a UUID is visible ASCII"))
 }
 
-fn check_reply_to(queue: String, prefix: &str) -> Result<String, Problem> {
+fn check_reply_to(queue: String, limits: &Limits, user: Option<&str>) -> Result<String, Problem> {
     let direct = queue.starts_with("amq.rabbitmq.reply-to");
-    let ours = queue.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
+    let ours = queue.strip_prefix(&limits.prefix).is_some_and(|rest| rest.starts_with('.'));
     if queue.len() > 255 || (queue.starts_with("amq.") && !direct) || ours {
         let detail = "reply_to must be a queue of your own or amq.rabbitmq.reply-to, of at most 255 bytes";
+        return Err(Problem::new(ProblemKind::InvalidReplyTo, detail));
+    }
+    if !limits.tenancy.may_be_answered_at(user, &queue) {
+        let detail = "reply_to must be a queue whose name begins with your user and a dot, or amq.rabbitmq.reply-to";
         return Err(Problem::new(ProblemKind::InvalidReplyTo, detail));
     }
     Ok(queue)

@@ -21,6 +21,7 @@ mod lifecycle;
 mod process;
 mod settle;
 mod sweeper;
+mod tenancy;
 mod verdict;
 mod webhook;
 
@@ -38,6 +39,7 @@ use self::{
     instances::Instances,
     settle::Settler,
 };
+pub use self::{answer::message_of_stored, tenancy::Tenancy};
 use crate::{
     bus::{Bus, Deliveries, Queue},
     config,
@@ -65,6 +67,8 @@ pub struct Parts {
     pub bus: Bus,
     /// The database.
     pub store: Store,
+    /// Who may command what.
+    pub tenancy: Tenancy,
 }
 
 impl Worker {
@@ -77,7 +81,7 @@ impl Worker {
         plugins: &[Name],
         abort: CancellationToken,
     ) -> Self {
-        let Parts { registry, host, bus, store } = parts;
+        let Parts { registry, host, bus, store, tenancy } = parts;
         let tasks = TaskTracker::new();
         let limits = BatchLimits { batch: settings.batch, in_flight: settings.batches_in_flight };
         let committer = Committer::start(store.clone(), bus.clone(), limits, &tasks, abort.clone());
@@ -89,7 +93,7 @@ impl Worker {
             deadline: settings.deadline(),
             max_attempts: settings.max_attempts,
         };
-        let limits = Limits { max_body_bytes: settings.max_body_bytes, prefix: prefix.to_owned() };
+        let limits = Limits { max_body_bytes: settings.max_body_bytes, prefix: prefix.to_owned(), tenancy };
         let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, abort };
         let mut queues = vec![Queue::Core, Queue::Unrouted];
         queues.extend(plugins.iter().flat_map(|plugin| [Queue::Plugin(plugin.clone()), Queue::Poll(plugin.clone())]));

@@ -196,6 +196,7 @@ impl Service {
             heartbeat: Duration::from_secs(10),
             declare: true,
             delivery_limit: 20,
+            service_users: std::collections::BTreeSet::new(),
         }
     }
 

@@ -40,6 +40,7 @@ pub(crate) fn settings(url: &str) -> Settings {
         heartbeat: Duration::from_secs(10),
         declare: true,
         delivery_limit: 2,
+        service_users: std::collections::BTreeSet::new(),
     }
 }
 

@@ -139,7 +139,8 @@ impl Consumer {
                 () = link.broken() => return Err(Lost::Link),
                 delivery = stream.next() => delivery.ok_or(Lost::Cancelled)?.map_err(Lost::Channel)?,
             };
-            let delivery = receive(delivery, &settlements);
+            let mut delivery = receive(delivery, &settlements);
+            self.declaring.authors.read(&mut delivery.message.properties);
             tokio::select! {
                 biased;
                 // Full only of what a lost connection has left there, until the worker comes to throw it away.

@@ -5,21 +5,22 @@
 
 use lapin::options::{BasicAckOptions, BasicGetOptions};
 
-use super::{declare::name, publisher::Publisher, session::Link, wire};
-use crate::bus::{BrokerError, BusError, DeadLetter, DeadVerdict, topology::Names};
+use super::{Declaring, declare::name, publisher::Publisher, session::Link, wire};
+use crate::bus::{BrokerError, BusError, DeadLetter, DeadVerdict};
 
 pub(super) async fn settle(
     link: &Link,
-    names: &Names,
+    declaring: &Declaring,
     publisher: &Publisher,
     decide: &mut (dyn FnMut(&DeadLetter) -> DeadVerdict + Send),
 ) -> Result<Vec<DeadLetter>, BusError> {
     let failed = |error: lapin::Error| BusError::DeadLetters(BrokerError::new(error));
     let channel = link.create_channel().await.map_err(failed)?;
-    let queue = name(&names.dead());
+    let queue = name(&declaring.names.dead());
     let mut shown = Vec::new();
     while let Some(mut got) = channel.basic_get(queue.clone(), BasicGetOptions::default()).await.map_err(failed)? {
-        let letter = DeadLetter { message: wire::message(&mut got.delivery) };
+        let mut letter = DeadLetter { message: wire::message(&mut got.delivery) };
+        declaring.authors.read(&mut letter.message.properties);
         let settled = match decide(&letter) {
             DeadVerdict::Keep => false,
             DeadVerdict::Retry => {

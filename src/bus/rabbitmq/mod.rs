@@ -6,6 +6,7 @@
 //! [`super::Bus`].
 
 mod acknowledger;
+mod author;
 mod consumer;
 mod dead_letters;
 mod declare;
@@ -19,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use lapin::{Channel, uri::AMQPUri};
 use metagov_sdk::contract::Name;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
@@ -27,9 +28,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BrokerError, BusError, DeadLetter, DeadVerdict, Deliveries, Outgoing, Published, Queue, Settings, Subscription,
+    BrokerError, BusError, DeadLetter, DeadVerdict, Deliveries, Login, Outgoing, Published, Queue, Settings, Subscription,
     Topology, delivery::Settlement, topology::Names,
 };
+use author::Authors;
 use consumer::{Census, Consumer};
 use declare::Refused;
 use publisher::Publisher;
@@ -69,6 +71,7 @@ struct Declaring {
     prefix: String,
     delivery_limit: u32,
     wanted: bool,
+    authors: Authors,
 }
 
 impl Declaring {
@@ -102,6 +105,7 @@ impl RabbitMq {
             prefix: settings.prefix.clone(),
             delivery_limit: settings.delivery_limit,
             wanted: settings.declare,
+            authors: Authors::new(&uri.authority.userinfo.username, &settings.service_users),
         });
         let (stopped, closed, gone) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (tasks, sessions) = (TaskTracker::new(), TaskTracker::new());
@@ -199,7 +203,7 @@ impl RabbitMq {
     ) -> Result<Vec<DeadLetter>, BusError> {
         self.until_closed(async {
             let link = self.consuming.link().await.ok_or(BusError::Closed)?;
-            dead_letters::settle(&link, &self.declaring.names, &self.publisher, decide).await
+            dead_letters::settle(&link, &self.declaring, &self.publisher, decide).await
         })
         .await
     }
@@ -253,13 +257,26 @@ impl Drop for RabbitMq {
     }
 }
 
-/// The broker's address, with heartbeat and time-out where it has none of its own.
-fn address(settings: &Settings) -> Result<AMQPUri, BusError> {
-    let url = settings.url.expose_secret();
-    let mut uri: AMQPUri = url.parse().map_err(|reason: String| BusError::Url {
+/// Who connects by this URL, and to which virtual host.
+///
+/// # Errors
+/// [`BusError::Url`] where it is none.
+pub(super) fn login(url: &SecretString) -> Result<Login, BusError> {
+    let AMQPUri { authority, vhost, .. } = parse(url)?;
+    Ok(Login { user: authority.userinfo.username, vhost })
+}
+
+fn parse(url: &SecretString) -> Result<AMQPUri, BusError> {
+    let url = url.expose_secret();
+    url.parse().map_err(|reason: String| BusError::Url {
         // One of the parser's messages repeats what it was given, password included.
         reason: if reason.contains(url) { "it is no URL".to_owned() } else { reason },
-    })?;
+    })
+}
+
+/// The broker's address, with heartbeat and time-out where it has none of its own.
+fn address(settings: &Settings) -> Result<AMQPUri, BusError> {
+    let mut uri = parse(&settings.url)?;
     let heartbeat = u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX).max(1);
     uri.query.heartbeat.get_or_insert(heartbeat);
     uri.query.connection_timeout.get_or_insert(CONNECTION_TIMEOUT_MS);

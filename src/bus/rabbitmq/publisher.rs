@@ -185,7 +185,7 @@ impl Work {
                 envelope.routing_key,
                 BasicPublishOptions { mandatory: envelope.mandatory, immediate: false },
                 envelope.body,
-                envelope.properties,
+                self.declaring.authors.sign(outgoing, envelope.properties),
             ));
             // lapin queues the frames when it is polled first: this keeps the order, and its thread is woken for many.
             let begun = poll!(&mut write);

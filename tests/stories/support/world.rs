@@ -10,7 +10,7 @@ use metagov::{
     registry::{Registry, RegistryError},
     scheduler::Scheduler,
     store::{self, Store},
-    worker::{Parts, Worker},
+    worker::{Parts, Tenancy, Worker},
 };
 use metagov_sdk::{
     Environment,
@@ -181,6 +181,7 @@ impl World {
             host: Host::new(Environment::system()),
             bus: bus.clone(),
             store: self.store.clone(),
+            tenancy: Tenancy::default(),
         };
         let plugins: Vec<Name> = self.registry.names().cloned().collect();
         let worker = Worker::new(parts, &settings, &self.prefix, &plugins, abort.clone());
@@ -341,6 +342,7 @@ async fn connect(prefix: &str) -> Bus {
         heartbeat: Duration::from_secs(10),
         declare: true,
         delivery_limit: 20,
+        service_users: std::collections::BTreeSet::new(),
     };
     Bus::connect(&settings, CancellationToken::new()).await.expect("the URL of the broker is usable")
 }

@@ -54,6 +54,8 @@ kinds! {
     InvalidProperty = "invalid-property", 400, "A message property is not usable";
     /// `reply_to` names a queue that may not be answered to.
     InvalidReplyTo = "invalid-reply-to", 400, "reply_to may not be used";
+    /// The user who sent it is not bound to the community.
+    Forbidden = "forbidden", 403, "The user may not speak for this community";
     /// No command has this routing key.
     UnknownCommand = "unknown-command", 404, "No command has this routing key";
     /// No plugin of this name runs here.
