@@ -8,6 +8,8 @@
 mod paths;
 #[path = "floors/samples.rs"]
 mod samples;
+#[path = "floors/tenants.rs"]
+mod tenants;
 
 use std::{
     fmt, fs,

@@ -14,6 +14,9 @@ pub const ATTEMPT_HEADER: &str = "x-metagov-attempt";
 /// Header of a dead letter that the service itself set aside: why, in words.
 pub const REASON_HEADER: &str = "x-metagov-reason";
 
+/// Header of an event that was published before and is published again for whoever lost it: `true`.
+pub const REPLAYED_HEADER: &str = "x-metagov-replayed";
+
 /// A message, as it was received or as it is to be published.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {

@@ -11,6 +11,7 @@ mod delivery;
 mod error;
 pub mod in_process;
 mod message;
+pub mod permissions;
 pub mod rabbitmq;
 pub mod socket;
 pub mod topology;
@@ -26,7 +27,8 @@ pub use dead_letter::{DeadLetter, DeadVerdict};
 pub use delivery::{Deliveries, Delivery, Receipt, Subscription};
 pub use error::{BrokerError, BusError, SocketError};
 pub use message::{
-    ATTEMPT_HEADER, DelayStep, Destination, Message, Outgoing, Properties, Published, REASON_HEADER, is_reply_queue,
+    ATTEMPT_HEADER, DelayStep, Destination, Message, Outgoing, Properties, Published, REASON_HEADER,
+    REPLAYED_HEADER, is_reply_queue,
 };
 pub use topology::{Queue, Topology};
 

@@ -1,6 +1,6 @@
 //! `metagov events tail`: events as they are published.
 //!
-//! It has a queue of its own for as long as it runs and takes nothing from anybody. What was published before is not
+//! [`super::replay`] is for those of before. It has a queue of its own for as long as it runs and takes nothing from anybody. What was published before is not
 //! shown. Up: people and scripts. Down: the events exchange.
 
 use clap::{Args, Subcommand};
@@ -13,6 +13,7 @@ use super::{
     connection,
     exit::{Exit, Stop},
     output::{Output, printable, short},
+    replay::Replay,
 };
 use crate::{bus::Message, config::Config};
 
@@ -21,6 +22,8 @@ use crate::{bus::Message, config::Config};
 pub(super) enum Events {
     /// Print events as they are published, until it is interrupted
     Tail(Tail),
+    /// Publish stored events once more, for a driver that lost them
+    Replay(Replay),
 }
 
 /// Which events.
@@ -41,6 +44,7 @@ impl Events {
     pub(super) async fn run(self, out: Output, config: &Config) -> anyhow::Result<Exit> {
         match self {
             Self::Tail(tail) => tail.run(out, config).await,
+            Self::Replay(replay) => replay.run(out, config).await,
         }
     }
 }

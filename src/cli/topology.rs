@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use clap::Subcommand;
 use metagov_sdk::contract::Name;
 
-use super::{connection, exit::Exit, output::Output};
+use super::{connection, exit::Exit, export::Export, output::Output};
 use crate::{
     bus::{self, topology::Argument},
     config::Config,
@@ -15,12 +15,14 @@ use crate::{
 };
 
 /// What to do with the topology.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(super) enum Topology {
     /// Every exchange, queue and binding, with the reason for it; asks nobody
     Show,
     /// Declare all of it on the broker; harmless where it stands already
     Apply,
+    /// Write users and permissions for the broker: those that each role and each driver needs; asks nobody
+    Export(Export),
 }
 
 impl Topology {
@@ -28,6 +30,7 @@ impl Topology {
         let names: Vec<Name> = plugins::all()?.names().cloned().collect();
         let topology = bus::Topology::new(&config.broker.prefix, &names, config.broker.delivery_limit);
         match self {
+            Self::Export(export) => return export.run(out, config),
             Self::Show => out.data(&topology, || describe(&topology))?,
             Self::Apply => {
                 let bus = connection::bus(config).await?;

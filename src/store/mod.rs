@@ -2,7 +2,8 @@
 //!
 //! The store keeps communities, plugin instances, processes and action runs, and with them inbox and outbox, so that a
 //! command's effect and its events are written together ([`Store::commit`]). It knows no broker and runs no plugin.
-//! SeaORM does not show outside this module; every call names its community.
+//! SeaORM does not show outside this module; every call names its community, or is named with its reason in
+//! `tests/floors/tenants.rs`.
 //!
 //! Up the message path: `src/worker` and `src/scheduler`. Down: `migrations`, which makes the tables.
 
@@ -15,6 +16,7 @@ mod connection;
 mod due;
 mod entity;
 mod error;
+mod history;
 mod inbox;
 mod instances;
 mod json;
@@ -35,6 +37,7 @@ pub use attempts::{AttemptStatus, AttemptView, Begun, Keep, NewAttempt};
 pub use communities::StoredCommunity;
 pub use due::{DueProcess, DueTick};
 pub use error::StoreError;
+pub use history::{PastEvent, Place, Selection};
 pub use inbox::{InboxEntry, Seen};
 pub use instances::{Instance, InstanceVersion, NewInstance};
 pub use outbox::OutboxEvent;

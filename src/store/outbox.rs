@@ -1,12 +1,13 @@
 //! The outbox: every event, written with the state that it describes, published afterwards.
 //!
 //! The body is kept byte for byte, so that a repetition is the same event. A row that stays unmarked is published by a
-//! sweeper; a marked one can be replayed. Up: [`super::commit`], which writes rows. Down: the table `outbox`, and
+//! sweeper; a marked one can be replayed
+//! ([`super::history`]). Up: [`super::commit`], which writes rows. Down: the table `outbox`, and
 //! whoever publishes.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use metagov_sdk::contract::{CommunitySlug, Timestamp};
+use metagov_sdk::contract::CommunitySlug;
 use sea_orm::{
     ActiveValue::{NotSet, Set},
     ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
@@ -110,31 +111,6 @@ impl Store {
         })
         .await
     }
-
-    /// Stored events of a community in the order of their commits, to be published once more: those from `since` on,
-    /// and only those in `ids` unless that is empty.
-    ///
-    /// # Errors
-    /// Of the database.
-    pub async fn events(
-        &self,
-        community: &CommunitySlug,
-        since: Option<Timestamp>,
-        ids: &[Uuid],
-        limit: u64,
-    ) -> Result<Vec<OutboxEvent>, StoreError> {
-        let reader = &self.connections.reader;
-        let mut select = Entity::find().filter(Column::Community.eq(community.as_str()));
-        if let Some(since) = since {
-            select = select.filter(Column::CreatedAt.gte(since));
-        }
-        if !ids.is_empty() {
-            select = select.filter(keys::one_of(reader.get_database_backend(), Column::Id, ids));
-        }
-        let rows =
-            select.order_by_asc(Column::CreatedAt).order_by_asc(Column::Position).limit(limit).all(reader).await?;
-        rows.into_iter().map(OutboxEvent::from_row).collect()
-    }
 }
 
 /// The events of commands, by community and key, each list in its order.
@@ -194,7 +170,7 @@ pub(super) async fn insert(transaction: &DatabaseTransaction, units: &[&Unit]) -
 }
 
 impl OutboxEvent {
-    fn from_row(row: Model) -> Result<Self, StoreError> {
+    pub(super) fn from_row(row: Model) -> Result<Self, StoreError> {
         Ok(Self {
             id: row.id,
             community: word("outbox.community", &row.community)?,

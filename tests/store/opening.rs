@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use metagov::store::{Begun, Change, Committed, Settings, Store, StoreError};
+use metagov::store::{Begun, Change, Committed, Selection, Settings, Store, StoreError};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use serde_json::json;
 
@@ -107,7 +107,7 @@ async fn a_database_in_memory_lives_as_long_as_its_store() {
         Store::connect(&Settings { url: "sqlite::memory:".into(), max_connections: 8 }).await.expect("it opens");
     store.migrate().await.expect("the migrations apply");
     store.commit(vec![pure("a", "k")]).await.expect("the database answers");
-    assert_eq!(store.events(&slug("a"), None, &[], 10).await.expect("the database answers").len(), 1);
+    assert_eq!(store.events(&slug("a"), &Selection::default(), None, 10).await.expect("the database answers").len(), 1);
 }
 
 #[tokio::test]

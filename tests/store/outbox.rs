@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use metagov::store::{OutboxEvent, Unit};
+use metagov::store::{OutboxEvent, Selection, Unit};
 use sea_orm::{ConnectionTrait, Statement};
 use uuid::Uuid;
 
@@ -15,7 +15,9 @@ on_both!(
     an_event_is_stored_byte_for_byte,
     what_is_marked_is_not_swept,
     two_sweepers_do_not_take_the_same,
-    events_are_found_by_time_and_id,
+    events_are_found_by_what_they_are,
+    pages_miss_nothing_and_repeat_nothing_where_many_events_have_the_same_time,
+    the_mark_of_having_found_no_queue_is_taken_off_in_its_own_community_only,
 );
 
 async fn an_event_is_stored_byte_for_byte(database: &Database) {
@@ -32,9 +34,10 @@ async fn an_event_is_stored_byte_for_byte(database: &Database) {
     };
     let unit = Unit { events: vec![whole.clone()], run: None, ..pure("a", "k") };
     store.commit(vec![unit]).await.expect("the database answers");
-    let stored = store.events(&slug("a"), None, &[], 10).await.expect("the database answers");
-    assert_eq!(stored, [whole]);
-    assert_eq!(&*stored[0].body, body);
+    let stored = store.events(&slug("a"), &Selection::default(), None, 10).await.expect("the database answers");
+    assert_eq!(stored.len(), 1);
+    assert_eq!(stored[0].event, whole);
+    assert_eq!(&*stored[0].event.body, body);
 }
 
 async fn what_is_marked_is_not_swept(database: &Database) {
@@ -77,21 +80,67 @@ async fn two_sweepers_do_not_take_the_same(database: &Database) {
     assert_eq!((taken.len(), taken.iter().collect::<BTreeSet<_>>().len()), (60, 60));
 }
 
-async fn events_are_found_by_time_and_id(database: &Database) {
+async fn events_are_found_by_what_they_are(database: &Database) {
     let store = database.store().await;
-    let bodies = |events: Vec<OutboxEvent>| events.iter().map(|event| event.body.to_string()).collect::<Vec<_>>();
     let writes = |key: &str| Unit { events: vec![event("a", key, key)], run: None, ..pure("a", key) };
     store.commit(vec![writes("1"), writes("2")]).await.expect("the database answers");
     let between = store.now().await.expect("the clock");
     store.commit(vec![writes("3"), pure("b", "4")]).await.expect("the database answers");
+    let bodies = async |community: &str, selection: Selection| {
+        let past = store.events(&slug(community), &selection, None, 10).await.expect("the database answers");
+        past.iter().map(|past| past.event.body.to_string()).collect::<Vec<_>>()
+    };
 
-    let all = store.events(&slug("a"), None, &[], 10).await.expect("the database answers");
-    let first = all[0].id;
-    assert_eq!(bodies(all), ["1", "2", "3"]);
-    assert_eq!(bodies(store.events(&slug("a"), None, &[], 2).await.expect("the database answers")), ["1", "2"]);
-    let since = store.events(&slug("a"), Some(between), &[], 10).await.expect("the database answers");
-    assert_eq!(bodies(since), ["3"]);
-    let one = store.events(&slug("a"), None, &[first], 10).await.expect("the database answers");
-    assert_eq!(bodies(one), ["1"]);
-    assert!(store.events(&slug("b"), None, &[first], 10).await.expect("the database answers").is_empty());
+    assert_eq!(bodies("a", Selection::default()).await, ["1", "2", "3"]);
+    assert_eq!(bodies("a", Selection { since: Some(between), ..Selection::default() }).await, ["3"]);
+    assert_eq!(bodies("a", Selection { until: Some(between), ..Selection::default() }).await, ["1", "2"]);
+    let first = event("a", "1", "1").id;
+    assert_eq!(bodies("a", Selection { ids: vec![first], ..Selection::default() }).await, ["1"]);
+    assert!(bodies("b", Selection { ids: vec![first], ..Selection::default() }).await.is_empty());
+    let of = |plugin: &str| Selection { plugin: Some(plugin.into()), ..Selection::default() };
+    assert_eq!((bodies("a", of("randomness")).await.len(), bodies("a", of("core")).await.len()), (3, 0));
+    let typed = |kind: &str| Selection { types: vec![format!("org.metagov.{kind}")], ..Selection::default() };
+    assert_eq!(bodies("a", typed("action.completed")).await.len(), 3);
+    assert!(bodies("a", typed("action.failed")).await.is_empty());
+}
+
+async fn pages_miss_nothing_and_repeat_nothing_where_many_events_have_the_same_time(database: &Database) {
+    let store = database.store().await;
+    for round in 0..4 {
+        // All of a commit have one time; an event more in a unit has the same place in other commits.
+        let units = (0..5).map(|n| pure("a", &format!("k{round}{n}"))).collect();
+        store.commit(units).await.expect("the database answers");
+    }
+    let raw = database.raw().await;
+    raw.execute_unprepared("UPDATE outbox SET created_at = (SELECT MIN(created_at) FROM outbox)").await.expect("rows");
+    raw.close().await.expect("the connection closes");
+    let selection = Selection::default();
+    let whole = store.events(&slug("a"), &selection, None, 100).await.expect("the database answers");
+    for size in [1, 3, 7, 20] {
+        let (mut paged, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.events(&slug("a"), &selection, after, size).await.expect("the database answers");
+            let Some(last) = page.last() else { break };
+            after = Some(last.place);
+            paged.extend(page);
+        }
+        assert_eq!((paged.len(), &paged), (20, &whole), "pages of {size}");
+    }
+}
+
+async fn the_mark_of_having_found_no_queue_is_taken_off_in_its_own_community_only(database: &Database) {
+    let store = database.store().await;
+    let units = vec![pure("a", "1"), pure("a", "2"), pure("b", "3")];
+    let ids: Vec<Uuid> = units.iter().map(|unit| unit.events[0].id).collect();
+    store.commit(units).await.expect("the database answers");
+    store.mark_published(&[(ids[0], true), (ids[1], true), (ids[2], true)]).await.expect("the database answers");
+    let unrouted = async |community: &str| {
+        let selection = Selection { unrouted: true, ..Selection::default() };
+        let past = store.events(&slug(community), &selection, None, 10).await.expect("the database answers");
+        assert!(past.iter().all(|past| past.unrouted));
+        past.iter().map(|past| past.event.id).collect::<Vec<_>>()
+    };
+    store.mark_routed(&slug("a"), &[ids[0], ids[2]]).await.expect("the database answers");
+    store.mark_routed(&slug("a"), &[]).await.expect("the database answers");
+    assert_eq!((unrouted("a").await, unrouted("b").await), (vec![ids[1]], vec![ids[2]]));
 }

@@ -289,6 +289,15 @@ impl World {
         CommunitySlug::new(COMMUNITY).expect("it is a slug")
     }
 
+    /// What the command line has to be told to find this world.
+    pub(crate) fn settings(&self) -> [(&'static str, String); 3] {
+        [
+            ("METAGOV__BROKER__URL", required("METAGOV_TEST_AMQP_URL")),
+            ("METAGOV__BROKER__PREFIX", self.prefix.clone()),
+            ("METAGOV__DATABASE__URL", self.url.clone()),
+        ]
+    }
+
     /// How many rows stand in each table that a command may write to.
     pub(crate) async fn rows(&self) -> Vec<i64> {
         let connection = Database::connect(&self.url).await.expect("the database answers");
