@@ -52,10 +52,10 @@ impl App {
     /// Where an address is unusable, or the database does not answer. A broker that is away is no error: the bus connects
     /// as soon as it can.
     pub async fn with_plugins(config: Config, registry: Registry) -> anyhow::Result<Self> {
-        let store = connect_store(&config).await?;
         if config.tenancy.required && bus::Login::of(&config.broker.url)?.is_none() {
             bail!("tenancy.required needs a broker that knows who sends a command; the bus in memory has no users");
         }
+        let store = connect_store(&config).await?;
         let settings = bus_settings(&config)?;
         // Not ended by a signal: what has finished is still to be acknowledged then.
         let bus = Bus::connect(&settings, CancellationToken::new()).await.context("cannot use broker.url")?;

@@ -251,6 +251,46 @@ fn the_topology_is_shown_under_the_prefix_of_the_settings() {
 }
 
 #[test]
+fn users_and_permissions_are_exported_for_every_role_and_driver_without_a_password() {
+    let shell = Shell::new();
+    let environment = [
+        ("METAGOV__BROKER__URL", "amqp://me:hunter2@host/one%2Ftwo"),
+        ("METAGOV__BROKER__PREFIX", "other"),
+        ("METAGOV__TENANCY__USERS", "bot=acme,bot=beta,ops=*"),
+    ];
+    let exported = shell.run_with(&["topology", "export", "--json"], &environment);
+    let definitions = exported.object();
+    let names = |section: &str, member: &str| -> Vec<String> {
+        let rows = definitions[section].as_array().expect("a list").iter();
+        rows.map(|row| row[member].as_str().expect("a text").to_owned()).collect()
+    };
+    let users = ["other-worker", "other-scheduler", "other-gateway", "other-admin", "bot", "ops"];
+    assert_eq!(
+        (names("users", "name"), names("permissions", "user")),
+        (users.map(str::to_owned).to_vec(), names("users", "name"))
+    );
+    assert!(names("permissions", "vhost").iter().all(|vhost| vhost == "one/two"));
+    assert!(definitions["users"].as_array().expect("a list").iter().all(|user| user["password_hash"] == ""));
+    assert!(!exported.stdout.contains("hunter2") && exported.stderr.contains("rabbitmqctl change_password"));
+
+    let later = ["topology", "export", "--permissions-only", "--vhost", "v", "--output", "made.json", "--json"];
+    let ran = shell.run_with(&later, &environment);
+    assert_eq!((ran.code, &ran.object()["written"]), (0, &"made.json".into()));
+    let made: Value =
+        serde_json::from_str(&fs::read_to_string(shell.path().join("made.json")).expect("it was written"))
+            .expect("it is JSON");
+    assert!(made.get("users").is_none() && made["permissions"][0]["vhost"] == "v", "{made}");
+}
+
+#[test]
+fn a_bus_without_users_cannot_require_them() {
+    let shell = Shell::new();
+    let ran = shell.run_with(&["dev"], &[("METAGOV__TENANCY__REQUIRED", "true")]);
+    ran.assert_refused(1, "tenancy.required needs a broker");
+    assert_eq!(fs::read_dir(shell.path()).expect("it is ours").count(), 0, "it left something behind");
+}
+
+#[test]
 fn the_published_schemas_are_listed_shown_and_exported() {
     let shell = Shell::new();
     let listed = shell.run(&["schemas", "list", "--json"]).lines();

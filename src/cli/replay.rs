@@ -126,7 +126,8 @@ impl Replay {
         let Some(queue) = &self.to_queue else { return Ok(Destination::Events) };
         let ours = queue.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
         if !is_reply_queue(queue) || queue.starts_with("amq.") || ours || queue.len() > 255 {
-            let words = "--to-queue must be a driver's own queue, of at most 255 bytes: not the service's, nor the broker's";
+            let words =
+                "--to-queue must be a driver's own queue, of at most 255 bytes: not the service's, nor the broker's";
             return Err(Stop::Usage(words.to_owned()));
         }
         Ok(Destination::Reply { queue: queue.clone() })

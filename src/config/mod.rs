@@ -196,7 +196,9 @@ impl Config {
         origins.set_url("database.url", config.database.url.expose_secret());
         if let Some(user) = config.tenancy.reserved_user(&config.broker.prefix) {
             let reason = format!("'{user}' is a user or a queue of the service itself; give the driver another name");
-            return Err(ConfigError { faults: vec![Fault::at(origins.of_key("tenancy.users"), "tenancy.users", reason)] });
+            return Err(ConfigError {
+                faults: vec![Fault::at(origins.of_key("tenancy.users"), "tenancy.users", reason)],
+            });
         }
         Ok(Loaded { config, origins })
     }

@@ -101,9 +101,11 @@ impl Tenancy {
     pub(super) fn reserved_user(&self, prefix: &str) -> Option<&str> {
         let ours = self.service_users(prefix);
         let queues = ["amq".to_owned(), prefix.to_owned(), format!("{prefix}-subscription")];
-        self.users.iter().map(|binding| &binding.user).find(|user| ours.contains(*user) || queues.contains(user)).map(
-            String::as_str,
-        )
+        self.users
+            .iter()
+            .map(|binding| &binding.user)
+            .find(|user| ours.contains(*user) || queues.contains(user))
+            .map(String::as_str)
     }
 }
 

@@ -276,3 +276,32 @@ proptest! {
         let _ = Config::load(&bench.sources);
     }
 }
+
+#[test]
+fn users_are_bound_to_communities_in_a_file_and_in_a_variable_alike() {
+    let file = Bench::new().file("[tenancy]\nusers = ['bot=acme', 'bot=beta', 'ops=*']\n").load().config.tenancy;
+    let variable = Bench::new().variable("METAGOV__TENANCY__USERS", "bot=acme, bot=beta, ops=*").load().config.tenancy;
+    assert_eq!((file.bound(), file.is_on()), (variable.bound(), true));
+    let slugs = ["acme", "beta"].map(|slug| slug.parse().expect("a slug"));
+    assert_eq!(file.bound()["bot"], Communities::These(slugs.into()));
+    assert_eq!(file.bound()["ops"], Communities::All);
+    assert!(!Bench::new().load().config.tenancy.is_on());
+}
+
+#[test]
+fn a_binding_that_is_none_and_a_user_that_is_ours_are_refused() {
+    for wrong in ["bot", "=acme", "bot=", "bot=Acme", "a.b=acme", "a b=acme", "bot=acme=beta"] {
+        let said = Bench::new().variable("METAGOV__TENANCY__USERS", wrong).refused();
+        assert!(said.contains("tenancy.users: each must be USER=COMMUNITY"), "{wrong}: {said}");
+    }
+    for ours in ["metagov", "metagov-worker", "metagov-subscription", "amq", "extra"] {
+        let bench = Bench::new().variable("METAGOV__TENANCY__SERVICE_USERS", "extra");
+        let said = bench.variable("METAGOV__TENANCY__USERS", format!("{ours}=acme")).refused();
+        assert!(
+            said.contains(&format!("tenancy.users: '{ours}' is a user or a queue of the service itself")),
+            "{said}"
+        );
+    }
+    let said = Bench::new().variable("METAGOV__TENANCY__SERVICE_USERS", "a.b").refused();
+    assert!(said.contains("tenancy.service_users: each must be"), "{said}");
+}

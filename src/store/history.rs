@@ -5,9 +5,7 @@
 //! [`super::outbox`], which wrote them. Down: `metagov events replay`.
 
 use metagov_sdk::contract::{CommunitySlug, Timestamp};
-use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr,
-};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
 use uuid::Uuid;
 
 use super::{

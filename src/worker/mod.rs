@@ -32,6 +32,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
+pub use self::{answer::message_of_stored, tenancy::Tenancy};
 use self::{
     committer::{BatchLimits, Committer},
     envelope::Limits,
@@ -39,7 +40,6 @@ use self::{
     instances::Instances,
     settle::Settler,
 };
-pub use self::{answer::message_of_stored, tenancy::Tenancy};
 use crate::{
     bus::{Bus, Deliveries, Queue},
     config,

@@ -35,7 +35,9 @@ impl Tenancy {
         is_readable: bool,
     ) -> Option<Problem> {
         let detail = match user {
-            None if self.required => "the property user_id is missing; set it to the user that you connect to the broker as",
+            None if self.required => {
+                "the property user_id is missing; set it to the user that you connect to the broker as"
+            }
             None => return None,
             Some(user) => match (self.driver(user)?, community) {
                 (None, _) => "the user of the property user_id is bound to no community; tenancy.users binds it",
@@ -71,8 +73,6 @@ impl Tenancy {
 
 #[cfg(test)]
 mod tests {
-    use metagov_sdk::contract::Problem;
-
     use super::*;
     use crate::config::Binding;
 

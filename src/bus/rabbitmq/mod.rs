@@ -28,8 +28,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BrokerError, BusError, DeadLetter, DeadVerdict, Deliveries, Login, Outgoing, Published, Queue, Settings, Subscription,
-    Topology, delivery::Settlement, topology::Names,
+    BrokerError, BusError, DeadLetter, DeadVerdict, Deliveries, Login, Outgoing, Published, Queue, Settings,
+    Subscription, Topology, delivery::Settlement, topology::Names,
 };
 use author::Authors;
 use consumer::{Census, Consumer};
