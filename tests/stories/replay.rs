@@ -120,7 +120,7 @@ story! {
         let id = act(world, "unheard").await.event.id;
         act(world, "heard").await;
         // As the committer marks what comes back.
-        world.store.mark_published(&[(id.0, true)]).await.expect("the database answers");
+        world.store.mark_published(&[(id, true)]).await.expect("the database answers");
         let unheard = async || {
             let unrouted = Selection { unrouted: true, ..Selection::default() };
             let past = world.store.events(&World::community(), &unrouted, None, 10).await.expect("the database answers");
@@ -129,9 +129,9 @@ story! {
         let gone = replay(world, &["--unrouted", "--to-queue", "no-such-queue"]).await;
         gone.assert_replayed(1, 0, 1);
         assert!(gone.stderr.contains(&id.to_string()), "{}", gone.stderr);
-        assert_eq!(unheard().await, [id.0], "nobody was there, so it keeps its mark");
+        assert_eq!(unheard().await, [id], "nobody was there, so it keeps its mark");
         replay(world, &["--unrouted", "--dry-run"]).await;
-        assert_eq!(unheard().await, [id.0], "a look changes nothing");
+        assert_eq!(unheard().await, [id], "a look changes nothing");
 
         replay(world, &["--unrouted"]).await.assert_replayed(0, 1, 0);
         assert_eq!(world.mail.wait_for(1, "the unheard event", is_replayed).await[0].event.id, id);

@@ -60,14 +60,18 @@ impl Plugin for Hesitant {
 }
 
 /// What was said.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Said {
     text: String,
 }
 
 /// Says it again.
 #[action(Echo, "echo", effect = "pure")]
-async fn echo(_cx: &Cx<Hesitant>, text: String) -> Result<Said> {
+async fn echo(
+    _cx: &Cx<Hesitant>,
+    /// What to say.
+    text: String,
+) -> Result<Said> {
     Ok(Said { text })
 }
 
@@ -75,7 +79,11 @@ static WAS_AWAY: AtomicBool = AtomicBool::new(false);
 
 /// Says it again, at the second attempt.
 #[action(Hesitate, "hesitate", effect = "idempotent")]
-async fn hesitate(_cx: &Cx<Hesitant>, text: String) -> Result<Said> {
+async fn hesitate(
+    _cx: &Cx<Hesitant>,
+    /// What to say.
+    text: String,
+) -> Result<Said> {
     if WAS_AWAY.swap(true, Ordering::SeqCst) { Ok(Said { text }) } else { Err(Error::retry("the platform is away")) }
 }
 
