@@ -7,6 +7,7 @@
 //!
 //! <https://www.rabbitmq.com/docs/access-control>
 
+use metagov_sdk::contract::CommunitySlug;
 use serde::Serialize;
 
 use super::topology::Names;
@@ -123,7 +124,7 @@ fn keys_of(communities: &Communities) -> String {
     match communities {
         Communities::All => "^".to_owned(),
         Communities::These(slugs) => {
-            let slugs: Vec<&str> = slugs.iter().map(|slug| slug.as_str()).collect();
+            let slugs: Vec<&str> = slugs.iter().map(CommunitySlug::as_str).collect();
             format!(r"^({})\.", slugs.join("|"))
         }
     }
@@ -156,7 +157,6 @@ fn of_role(role: ServiceRole, prefix: &str, vhost: &str) -> Permission {
 
 #[cfg(test)]
 mod tests {
-    use metagov_sdk::contract::CommunitySlug;
     use proptest::prelude::*;
     use regex::Regex;
 

@@ -34,26 +34,25 @@ impl Tenancy {
         community: Option<&CommunitySlug>,
         is_readable: bool,
     ) -> Option<Problem> {
-        let detail = match user {
-            None if self.required => {
-                "the property user_id is missing; set it to the user that you connect to the broker as"
-            }
-            None => return None,
-            Some(user) => match (self.driver(user)?, community) {
-                (None, _) => "the user of the property user_id is bound to no community; tenancy.users binds it",
-                (Some(Communities::All), _) => return None,
-                (Some(Communities::These(these)), Some(community)) if these.contains(community) => return None,
-                (Some(Communities::These(_)), Some(_)) => {
-                    "the user of the property user_id is not bound to the community that the command names; \
-                     tenancy.users binds it"
-                }
-                (Some(Communities::These(_)), None) if is_readable => {
-                    "the command concerns every community; name one that the user of the property user_id is bound to"
-                }
-                (Some(Communities::These(_)), None) => return None,
-            },
+        let forbidden = |detail: &str| Some(Problem::new(ProblemKind::Forbidden, detail));
+        let Some(user) = user else {
+            let detail = "the property user_id is missing; set it to the user that you connect to the broker as";
+            return if self.required { forbidden(detail) } else { None };
         };
-        Some(Problem::new(ProblemKind::Forbidden, detail))
+        let Communities::These(these) = self.driver(user)? else { return None };
+        if these.is_empty() {
+            return forbidden("the user of the property user_id is bound to no community; tenancy.users binds it");
+        }
+        match community {
+            Some(community) if !these.contains(community) => forbidden(
+                "the user of the property user_id is not bound to the community that the command names; tenancy.users \
+                 binds it",
+            ),
+            None if is_readable => forbidden(
+                "the command concerns every community; name one that the user of the property user_id is bound to",
+            ),
+            _ => None,
+        }
     }
 
     /// Whether this user's answers may go to this queue: to one of its own, by its name, or by direct reply-to, which
@@ -64,10 +63,11 @@ impl Tenancy {
         queue.starts_with("amq.rabbitmq.reply-to") || queue.strip_prefix(user).is_some_and(|rest| rest.starts_with('.'))
     }
 
-    /// What a user is bound to, where it is held to anything: not the service itself, and nobody where nobody is bound.
-    fn driver(&self, user: &str) -> Option<Option<&Communities>> {
+    /// What a user is held to: not the service itself, and nobody where nobody is bound.
+    fn driver(&self, user: &str) -> Option<&Communities> {
+        static NONE: Communities = Communities::These(BTreeSet::new());
         let is_on = self.required || !self.bound.is_empty();
-        (is_on && !self.service.contains(user)).then(|| self.bound.get(user))
+        (is_on && !self.service.contains(user)).then(|| self.bound.get(user).unwrap_or(&NONE))
     }
 }
 

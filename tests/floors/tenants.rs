@@ -31,10 +31,11 @@ fn calls(stream: TokenStream) -> Vec<(String, Vec<String>)> {
     let is = |at: usize, word: &str| matches!(tokens.get(at), Some(TokenTree::Ident(found)) if found == word);
     let mut calls = Vec::new();
     for at in 0..tokens.len() {
-        if is(at, "impl") && is(at + 1, "Store") {
-            if let Some(TokenTree::Group(body)) = tokens.get(at + 2) {
-                calls.extend(functions(body.stream()));
-            }
+        if is(at, "impl")
+            && is(at + 1, "Store")
+            && let Some(TokenTree::Group(body)) = tokens.get(at + 2)
+        {
+            calls.extend(functions(body.stream()));
         }
     }
     calls
@@ -48,7 +49,7 @@ fn functions(body: TokenStream) -> Vec<(String, Vec<String>)> {
     };
     let mut found = Vec::new();
     for at in (0..tokens.len()).filter(|at| word(*at) == "pub") {
-        let at = (at + 1..).find(|at| !["async", "const"].contains(&word(*at).as_str())).unwrap_or(at);
+        let at = (at + 1..tokens.len()).find(|at| !["async", "const"].contains(&word(*at).as_str())).unwrap_or(at);
         if word(at) != "fn" {
             // `pub(super)`: the store's own affair.
             continue;

@@ -61,7 +61,14 @@ async fn the_same_key_with_another_body_is_a_conflict(database: &Database) {
     commit_one(&store, pure("a", "k")).await;
     let other = Unit { inbox: Some(entry("a", "k", 2)), events: vec![event("a", "k", "other")], ..Unit::default() };
     assert!(matches!(commit_one(&store, other).await, Committed::Conflict));
-    assert_eq!(store.events(&slug("a"), &metagov::store::Selection::default(), None, 10).await.expect("the database answers").len(), 1);
+    assert_eq!(
+        store
+            .events(&slug("a"), &metagov::store::Selection::default(), None, 10)
+            .await
+            .expect("the database answers")
+            .len(),
+        1
+    );
 }
 
 async fn the_same_key_in_two_communities_is_two_keys(database: &Database) {
@@ -127,7 +134,14 @@ async fn a_unit_that_saw_an_old_instance_is_stale_and_leaves_nothing(database: &
         "{answers:?}"
     );
     assert!(store.seen(&slug("a"), &message_id("k2")).await.expect("the database answers").is_none());
-    assert_eq!(store.events(&slug("a"), &metagov::store::Selection::default(), None, 10).await.expect("the database answers").len(), 2);
+    assert_eq!(
+        store
+            .events(&slug("a"), &metagov::store::Selection::default(), None, 10)
+            .await
+            .expect("the database answers")
+            .len(),
+        2
+    );
 
     assert!(matches!(commit_one(&store, seeing("k2", saw)).await, Committed::Stored), "on fresh state it succeeds");
 }
@@ -179,7 +193,15 @@ async fn a_unit_without_a_key_is_stored_as_often_as_it_comes(database: &Database
     for _ in 0..2 {
         assert!(matches!(commit_one(&store, unkeyed.clone()).await, Committed::Stored));
     }
-    assert_eq!(store.events(&slug("a"), &metagov::store::Selection::default(), None, 10).await.expect("the database answers").len(), 1, "by event id");
+    assert_eq!(
+        store
+            .events(&slug("a"), &metagov::store::Selection::default(), None, 10)
+            .await
+            .expect("the database answers")
+            .len(),
+        1,
+        "by event id"
+    );
 }
 
 async fn a_process_is_set_only_over_the_version_that_was_read(database: &Database) {
@@ -260,7 +282,13 @@ async fn a_failing_unit_leaves_none_of_its_changes(database: &Database) {
     assert!(matches!(commit_one(&store, unit).await, Committed::Stale));
     assert!(store.community(&slug("b")).await.expect("the database answers").is_none());
     assert!(store.instances(&slug("b")).await.expect("the database answers").is_empty());
-    assert!(store.events(&slug("b"), &metagov::store::Selection::default(), None, 10).await.expect("the database answers").is_empty());
+    assert!(
+        store
+            .events(&slug("b"), &metagov::store::Selection::default(), None, 10)
+            .await
+            .expect("the database answers")
+            .is_empty()
+    );
 }
 
 async fn a_key_under_attempt_is_in_flight_for_others(database: &Database) {

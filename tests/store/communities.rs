@@ -68,7 +68,11 @@ async fn a_deleted_community_leaves_its_inbox_and_events_only(database: &Databas
                 store.community(&slug(text)).await.expect("the database answers").is_some(),
                 store.instances(&slug(text)).await.expect("the database answers").len(),
                 store.processes(&slug(text), ProcessFilter::default()).await.expect("the database answers").len(),
-                store.events(&slug(text), &metagov::store::Selection::default(), None, 10).await.expect("the database answers").len(),
+                store
+                    .events(&slug(text), &metagov::store::Selection::default(), None, 10)
+                    .await
+                    .expect("the database answers")
+                    .len(),
             )
         }
     };
