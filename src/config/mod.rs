@@ -41,6 +41,8 @@ pub struct Config {
     pub worker: Worker,
     /// The role that wakes what is due.
     pub scheduler: Scheduler,
+    /// What seals the secrets of plugins.
+    pub secrets: Secrets,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -121,6 +123,14 @@ impl Worker {
 pub struct Scheduler {
     /// Due rows that one scan takes on, at most.
     pub batch: u64,
+}
+
+/// What seals the secrets of plugins.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secrets {
+    /// `<id>:<base64 of 32 bytes>` each; the first seals, all of them open.
+    pub keys: Vec<SecretString>,
 }
 
 /// What is logged, and how.

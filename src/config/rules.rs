@@ -6,7 +6,7 @@
 use config::{Value, ValueKind};
 
 use super::{fault::Fault, layers::Layer};
-use crate::telemetry;
+use crate::{telemetry, vault::KeyEntry};
 
 /// What a value must be, over and above its kind.
 enum Rule {
@@ -17,10 +17,12 @@ enum Rule {
     NotEmpty,
     /// A word that is safe in the names of exchanges and queues.
     Prefix,
+    /// Entries of a vault, each with an id of its own.
+    Keys,
     Filter,
 }
 
-use Rule::{Filter, NotEmpty, OneOf, Prefix, Range, Url};
+use Rule::{Filter, Keys, NotEmpty, OneOf, Prefix, Range, Url};
 
 const DAY: i64 = 86_400;
 
@@ -41,6 +43,7 @@ const RULES: &[(&str, Rule)] = &[
     ("worker.max_body_bytes", Range(1024, 16 * 1024 * 1024)),
     ("worker.drain_seconds", Range(0, DAY)),
     ("scheduler.batch", Range(1, 100_000)),
+    ("secrets.keys", Keys),
     ("log.format", OneOf(&["human", "json"])),
     ("log.filter", Filter),
 ];
@@ -72,6 +75,14 @@ impl Rule {
             }
             NotEmpty if text.is_empty() => Err("must not be empty".to_owned()),
             Prefix if !is_prefix(text) => Err("must be 1 to 40 of a-z, A-Z, 0-9, - and _".to_owned()),
+            Keys => {
+                let ValueKind::Array(entries) = &value.kind else { return Ok(()) };
+                let texts = entries.iter().map(|entry| match &entry.kind {
+                    ValueKind::String(text) => text.as_str(),
+                    _ => "",
+                });
+                KeyEntry::parse_all(texts).map(|_| ()).map_err(|error| error.to_string())
+            }
             Filter => telemetry::parse_filter(text).map(|_| ()).map_err(|error| error.to_string()),
             NotEmpty | Prefix => Ok(()),
         }

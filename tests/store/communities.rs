@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use metagov::store::{Change, Committed, InstanceVersion, NewInstance, ProcessFilter, Store, Unit};
+use metagov::vault::SealedConfig;
 use metagov_sdk::contract::ProcessStatus;
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
     database::{Database, on_both},
-    sample::{changing, community, insert, moved_on, name, new_instance, process, pure, slug, update},
+    sample::{changing, community, config, insert, moved_on, name, new_instance, process, pure, slug, update},
 };
 
 on_both!(
@@ -104,7 +105,7 @@ async fn an_instance_is_found_by_community_plugin_and_platform(database: &Databa
 async fn a_new_config_keeps_the_state(database: &Database) {
     let store = database.store().await;
     let saw = community(&store, "a").await;
-    let change = |expected, config, state| {
+    let change = |expected, config: Option<SealedConfig>, state| {
         changing(vec![Change::UpdateInstance {
             updated_at: chrono::Utc::now(),
             id: saw.id,
@@ -119,10 +120,10 @@ async fn a_new_config_keeps_the_state(database: &Database) {
     commit_one(&store, change(1, None, Some(json!({"cursor": "\u{0}"})))).await;
     let one = store.instance(&slug("a"), saw.id).await.expect("the database answers").expect("it is there");
     assert_eq!((one.platform_id, one.tick_every), (None, None), "they go with the config");
-    commit_one(&store, change(2, Some(json!({"secret": "s"})), None)).await;
+    commit_one(&store, change(2, Some(config(&json!({"secret": "s"}))), None)).await;
     let one = store.instance(&slug("a"), saw.id).await.expect("the database answers").expect("it is there");
     assert_eq!((one.platform_id.as_deref(), one.tick_every), (Some("T1"), Some(Duration::from_mins(1))));
-    assert_eq!((&one.config, &one.state), (&json!({"secret": "s"}), &Some(json!({"cursor": "\u{0}"}))));
+    assert_eq!((&one.config, &one.state), (&config(&json!({"secret": "s"})), &Some(json!({"cursor": "\u{0}"}))));
     assert_eq!(one.version, 3);
     assert!(one.updated_at > one.created_at);
     assert!(!format!("{one:?}").contains("secret"), "a config is not printed");

@@ -10,6 +10,7 @@ use metagov::{
     registry::{Registry, RegistryError},
     scheduler::Scheduler,
     store::{self, Store},
+    vault::{KeyEntry, Vault},
     worker::{Parts, Worker},
 };
 use metagov_sdk::{
@@ -172,13 +173,18 @@ impl World {
 
     /// One more worker beside those that run.
     pub(crate) async fn start_worker(&mut self) {
+        self.start_worker_with(Vault::new(&[key("k1", 1)])).await;
+    }
+
+    /// One more worker, with these keys.
+    pub(crate) async fn start_worker_with(&mut self, vault: Vault) {
         let bus = connect(&self.prefix).await;
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let defaults = config::Config::load(&config::Sources::default()).expect("the defaults are well-formed");
         let settings = config::Worker { max_attempts: 2, concurrency: 64, ..defaults.config.worker };
         let parts = Parts {
             registry: Arc::clone(&self.registry),
-            host: Host::new(Environment::system()),
+            host: Host::new(Environment::system(), vault),
             bus: bus.clone(),
             store: self.store.clone(),
         };
@@ -324,6 +330,12 @@ impl World {
         let letters = self.driver.dead_letters(&mut discard).await.expect("the broker shows dead letters");
         letters.into_iter().map(|letter| (letter.message.routing_key, letter.message.properties.headers)).collect()
     }
+}
+
+/// A key of the stories.
+pub(crate) fn key(id: &str, byte: u8) -> KeyEntry {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    KeyEntry::parse(&format!("{id}:{}", STANDARD.encode([byte; 32]))).expect("it is a key")
 }
 
 fn puppets() -> Result<Registry, RegistryError> {
