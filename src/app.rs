@@ -3,11 +3,11 @@
 //! Each role is a function that runs until it is told to stop and then finishes what it has begun. Up: `src/cli`, which
 //! has read the config. Down: `src/worker` and `src/scheduler`.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io::ErrorKind, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, bail};
 use metagov_sdk::{Environment, contract::Name};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -22,6 +22,7 @@ use crate::{
     scheduler::Scheduler,
     shutdown::{Drained, Shutdown},
     store::{self, Store},
+    vault::{KeyEntry, Vault},
     worker::{Parts, Tenancy, Worker},
 };
 
@@ -35,6 +36,8 @@ pub struct App {
     pub store: Store,
     /// The plugins of this build.
     pub registry: Arc<Registry>,
+    /// The keys to the secrets of configs.
+    pub vault: Vault,
 }
 
 impl App {
@@ -55,11 +58,12 @@ impl App {
         if config.tenancy.required && bus::Login::of(&config.broker.url)?.is_none() {
             bail!("tenancy.required needs a broker that knows who sends a command; the bus in memory has no users");
         }
+        let vault = open_vault(&config)?;
         let store = connect_store(&config).await?;
         let settings = bus_settings(&config)?;
         // Not ended by a signal: what has finished is still to be acknowledged then.
         let bus = Bus::connect(&settings, CancellationToken::new()).await.context("cannot use broker.url")?;
-        Ok(Self { config: Arc::new(config), bus, store, registry: Arc::new(registry) })
+        Ok(Self { config: Arc::new(config), bus, store, registry: Arc::new(registry), vault })
     }
 
     /// The plugins that this worker serves.
@@ -102,7 +106,7 @@ impl App {
     fn spawn_worker(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
         let parts = Parts {
             registry: Arc::clone(&self.registry),
-            host: Host::new(Environment::system()),
+            host: Host::new(Environment::system(), self.vault.clone()),
             bus: self.bus.clone(),
             store: self.store.clone(),
             tenancy: Tenancy::new(&self.config.tenancy, service_users(&self.config)?),
@@ -170,6 +174,40 @@ pub async fn connect_store(config: &Config) -> anyhow::Result<Store> {
     Store::connect(&settings).await.context("cannot open the database")
 }
 
+/// The keys of the config; where it has none, those in `<data_dir>/keys`, if that file is there.
+///
+/// # Errors
+/// Where a key is not usable, or the file cannot be read.
+pub fn open_vault(config: &Config) -> anyhow::Result<Vault> {
+    if !config.secrets.keys.is_empty() {
+        return Ok(Vault::new(&KeyEntry::parse_secrets(&config.secrets.keys).context("secrets.keys")?));
+    }
+    let path = config.data_dir.join(KEYS);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => SecretString::from(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vault::default()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let entries = text.expose_secret().lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(Vault::new(&KeyEntry::parse_all(entries).with_context(|| path.display().to_string())?))
+}
+
+/// Makes a key for a `metagov dev` that has none, so that it needs no settings.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn make_dev_key(config: &Config) -> anyhow::Result<()> {
+    let path = config.data_dir.join(KEYS);
+    if config.secrets.keys.is_empty() && !path.exists() {
+        let text = format!("{}\n", KeyEntry::generate().expose_secret());
+        write_private(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The file in `data_dir` that holds the keys of a `metagov dev`.
+const KEYS: &str = "keys";
+
 /// Runs a worker until it is told to stop, then finishes what it has begun.
 ///
 /// # Errors
@@ -225,7 +263,7 @@ pub async fn run_dev(app: App, shutdown: Shutdown, ready: impl FnOnce(&DevReady)
     finished
 }
 
-/// Writes a file that nobody else may read: it holds the token of the loopback socket.
+/// Writes a file that nobody else may read: it holds the token of the loopback socket, or a key.
 fn write_private(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     use std::{
         fs::{OpenOptions, create_dir_all, remove_file},
@@ -237,5 +275,8 @@ fn write_private(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     }
     // A file left by a crash may have other permissions; a new one has ours.
     let _ = remove_file(path);
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    // What is sealed under a key is lost with it.
+    file.sync_all()
 }

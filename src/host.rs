@@ -1,7 +1,8 @@
 //! What a plugin may touch: the clock, random numbers, HTTP, its own config and state.
 //!
-//! The host turns a stored plugin instance into the [`Call`] that a handler sees. It hands out no broker and no
-//! database. Up: `src/worker`, which knows the command. Down: the SDK's `Cx`, which shows the call to the author.
+//! The host turns a stored plugin instance into the [`Call`] that a handler sees: it opens the secrets of the config, and
+//! seals those of a new one. It hands out no broker and no database. Up: `src/worker`, which knows the command. Down: the
+//! SDK's `Cx`, which shows the call to the author.
 
 use std::sync::Arc;
 
@@ -12,7 +13,10 @@ use metagov_sdk::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::store::Instance;
+use crate::{
+    store::Instance,
+    vault::{Owner, SealedConfig, Vault, VaultError},
+};
 
 /// A plugin instance, ready to be called: its config is read once, not at each call.
 #[derive(Debug, Clone)]
@@ -25,16 +29,13 @@ pub struct LoadedInstance {
     pub state: Option<Arc<Value>>,
 }
 
-impl LoadedInstance {
-    /// Reads the stored config as the plugin's type.
-    ///
-    /// # Errors
-    /// `invalid-config`, where the plugin's schema has become stricter than what was once stored.
-    pub fn load(definition: &PluginDefinition, stored: Instance) -> Result<Self, Problem> {
-        let config = definition.load_config(stored.config.clone(), "/config")?;
-        let state = stored.state.clone().map(Arc::new);
-        Ok(Self { stored, config, state })
-    }
+/// Why a stored instance cannot be called.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unloadable {
+    /// `invalid-config`: the plugin's schema has become stricter than what was once stored.
+    Config(Box<Problem>),
+    /// Its secrets cannot be opened here, which is nothing that a driver could mend.
+    Sealed(VaultError),
 }
 
 /// Who asks, and how a repetition is told: what differs from call to call.
@@ -54,13 +55,52 @@ pub struct Request {
 #[derive(Clone)]
 pub struct Host {
     environment: Environment,
+    vault: Vault,
 }
 
 impl Host {
-    /// A host over this clock, this randomness and this HTTP client.
+    /// A host over this clock, this randomness and this HTTP client, with the keys to the secrets of configs.
     #[must_use]
-    pub fn new(environment: Environment) -> Self {
-        Self { environment }
+    pub fn new(environment: Environment, vault: Vault) -> Self {
+        Self { environment, vault }
+    }
+
+    /// The keys to the secrets of configs.
+    #[must_use]
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// Opens the stored config and reads it as the plugin's type.
+    ///
+    /// # Errors
+    /// [`Unloadable`].
+    pub fn load(&self, definition: &PluginDefinition, stored: Instance) -> Result<LoadedInstance, Unloadable> {
+        let config = self.vault.open(owner(&stored), &stored.config).map_err(Unloadable::Sealed)?;
+        let config = definition.load_config(config, "/config").map_err(|problem| Unloadable::Config(problem.into()))?;
+        let state = stored.state.clone().map(Arc::new);
+        Ok(LoadedInstance { stored, config, state })
+    }
+
+    /// Whether an instance has this very config.
+    ///
+    /// # Errors
+    /// [`VaultError`] where what is stored does not open.
+    pub fn has_config(&self, stored: &Instance, config: &LoadedConfig) -> Result<bool, VaultError> {
+        Ok(self.vault.open(owner(stored), &stored.config)? == *config.value)
+    }
+
+    /// A config as it is to be stored.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKey`].
+    pub fn seal(
+        &self,
+        definition: &PluginDefinition,
+        owner: Owner<'_>,
+        config: &LoadedConfig,
+    ) -> Result<SealedConfig, VaultError> {
+        self.vault.seal(definition, owner, &config.value)
     }
 
     /// The clock, random numbers and HTTP client of every call.
@@ -85,4 +125,10 @@ impl Host {
             environment: self.environment.clone(),
         }
     }
+}
+
+/// Whose the secrets of an instance are.
+#[must_use]
+pub fn owner(instance: &Instance) -> Owner<'_> {
+    Owner { community: &instance.community, plugin: &instance.plugin, instance: instance.id }
 }

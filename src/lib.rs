@@ -10,7 +10,7 @@
 //! floor 4   worker  scheduler                   the loops; blind to each other
 //! floor 3   host  registry  plugins             what a plugin may touch; name -> handler; the list
 //! floor 2   bus  store                          broker; database; blind to each other
-//! floor 1   plugins/<name>  migrations  config  telemetry  shutdown
+//! floor 1   plugins/<name>  migrations  config  telemetry  shutdown  vault
 //! floor 0   plugins/sdk                         wire contract, plugin traits, errors, test kit
 //! ```
 
@@ -25,4 +25,5 @@ pub mod scheduler;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod vault;
 pub mod worker;

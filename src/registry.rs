@@ -112,7 +112,7 @@ impl Registry {
             name: instance.plugin.clone(),
             community: instance.community.clone(),
             community_platform_id: instance.platform_id.clone(),
-            config: plugin.map_or_else(|| MASK.into(), |plugin| plugin.mask_config(&instance.config)),
+            config: plugin.map_or_else(|| MASK.into(), |plugin| instance.config.masked(plugin)),
             created_at: instance.created_at,
             updated_at: instance.updated_at,
         }

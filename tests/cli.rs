@@ -340,3 +340,53 @@ fn a_reader_that_leaves_early_is_no_error() {
     let output = Command::new("bash").args(["-c", &script]).current_dir(shell.path()).output().expect("bash is there");
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn a_key_is_drawn_whatever_the_settings_are_and_fits_them() {
+    let shell = Shell::new();
+    let drawn = shell.run_with(&["keys", "generate"], &[("METAGOV__BROKER__ULR", "x")]);
+    assert_eq!((drawn.code, drawn.stderr.as_str(), drawn.stdout.lines().count()), (0, "", 1));
+    let other = shell.run(&["keys", "generate", "--json"]).object();
+    let both = [drawn.stdout.trim(), other["key"].as_str().expect("an entry")];
+    assert_ne!(both[0], both[1]);
+    // One a line in a file, or with commas between them.
+    shell.write("keys", &both.join("\n"));
+    let cases = [("METAGOV__SECRETS__KEYS_FILE", "keys".to_owned()), ("METAGOV__SECRETS__KEYS", both.join(","))];
+    for (name, value) in cases {
+        let shown = shell.run_with(&["config", "explain"], &[(name, &value)]);
+        assert_eq!(shown.code, 0, "{}", shown.stderr);
+        for (id, key) in both.iter().filter_map(|entry| entry.split_once(':')) {
+            assert!(
+                shown.stdout.contains(&format!("{id}:********")) && !shown.stdout.contains(key),
+                "{}",
+                shown.stdout
+            );
+        }
+    }
+}
+
+#[test]
+fn keys_that_cannot_be_used_are_refused_and_not_repeated() {
+    let shell = Shell::new();
+    for keys in ["canary", "k1:canary", "k1:Y2FuYXJ5", "k 1:AAAA"] {
+        let ran = shell.run_with(&["config", "show"], &[("METAGOV__SECRETS__KEYS", keys)]);
+        ran.assert_refused(78, "secrets.keys: each key must");
+        assert!(!ran.stderr.contains("canary") && !ran.stderr.contains("Y2Fu"), "{}", ran.stderr);
+    }
+    shell.run(&["keys", "rotate"]).assert_refused(78, "METAGOV__SECRETS__KEYS_FILE");
+}
+
+#[test]
+fn what_goes_wrong_with_broker_and_database_is_told_without_their_passwords() {
+    let shell = Shell::new();
+    let settings = [
+        ("METAGOV__BROKER__URL", "amqp://u:canary-1@127.0.0.1:1/v?token=canary-2"),
+        ("METAGOV__DATABASE__URL", "postgres://u:canary-3@127.0.0.1:1/d?password=canary-4"),
+        ("METAGOV__LOG__FILTER", "trace"),
+    ];
+    for arguments in [&["community", "list"][..], &["config", "explain"], &["keys", "list"], &["migrate"], &["worker"]]
+    {
+        let ran = shell.run_with(arguments, &settings);
+        assert!(!ran.stdout.contains("canary") && !ran.stderr.contains("canary"), "{arguments:?}: {}", ran.stderr);
+    }
+}

@@ -16,7 +16,7 @@ struct Dev {
     child: Child,
     // Held, so that it can go on writing.
     _stdout: Lines<BufReader<ChildStdout>>,
-    stderr: Lines<BufReader<ChildStderr>>,
+    stderr: Option<Lines<BufReader<ChildStderr>>>,
 }
 
 struct Ran {
@@ -30,26 +30,39 @@ fn in_dir(dir: &TempDir, program: &str) -> Command {
     let inherited = std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("METAGOV_"));
     let mut command = Command::new(program);
     command.current_dir(dir.path()).env_clear().envs(inherited).stdin(Stdio::null());
+    if dir.path().join("keys.txt").exists() {
+        command.env("METAGOV__SECRETS__KEYS_FILE", "keys.txt");
+    }
     command
 }
 
 impl Dev {
     /// Starts it, and returns once it says that everything listens.
     fn start() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        // Its log would fill the pipe that nobody reads.
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), "error", Stdio::piped())
+    }
+
+    /// The same in this directory, with the keys in its `keys.txt` if there is one.
+    fn start_in(dir: TempDir, filter: &str, stderr: Stdio) -> Self {
         let mut child = in_dir(&dir, PROGRAM)
             .args(["dev", "--json"])
-            // Its log would fill the pipe that nobody reads.
-            .env("METAGOV__LOG__FILTER", "error")
+            .env("METAGOV__LOG__FILTER", filter)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .expect("the program was built");
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let stderr = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let stderr = child.stderr.take().map(|stderr| BufReader::new(stderr).lines());
         let ready = stdout.next().expect("it says that it is ready").expect("it is UTF-8");
         assert!(ready.contains("127.0.0.1"), "{ready}");
         Self { dir, child, _stdout: stdout, stderr }
+    }
+
+    /// A new process where one has ended.
+    fn start_again(mut self) -> Self {
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a temporary directory"));
+        Self::start_in(dir, "error", Stdio::piped())
     }
 
     fn run(&self, line: &str) -> Ran {
@@ -99,7 +112,7 @@ impl Drop for Dev {
 #[test]
 fn the_three_commands_that_dev_prints_work_as_they_stand() {
     let mut dev = Dev::start();
-    let words = dev.stderr.by_ref().map(|line| line.expect("it is UTF-8"));
+    let words = dev.stderr.as_mut().expect("it is piped").by_ref().map(|line| line.expect("it is UTF-8"));
     let commands: Vec<String> = words.filter(|line| line.starts_with("  ")).take(3).collect();
 
     let enabled = dev.shell(&commands[0]);
@@ -257,4 +270,94 @@ fn one_directory_holds_one_dev() {
     let second = dev.run("dev");
     assert_eq!(second.code, 1);
     assert!(second.stderr.contains("another `metagov dev` runs on ./data"), "{}", second.stderr);
+}
+
+/// Everything in files whose names begin so.
+fn bytes_of(dir: &std::path::Path, start: &str) -> String {
+    let files = std::fs::read_dir(dir).expect("the directory is there").map(|entry| entry.expect("an entry").path());
+    let wanted = files.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start)));
+    wanted.map(|path| String::from_utf8_lossy(&std::fs::read(path).expect("a file")).into_owned()).collect()
+}
+
+#[test]
+fn a_dev_without_keys_makes_one_that_nobody_else_may_read_and_keeps_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut dev = Dev::start();
+    let file = dev.dir.path().join("data/keys");
+    let made = std::fs::read_to_string(&file).expect("it made a key");
+    assert_eq!(std::fs::metadata(&file).expect("it is there").permissions().mode() & 0o777, 0o600);
+    let secret = "--create --config my_required_config=canary-1";
+    dev.json(&format!("plugin enable example-plugin -c demo {secret}"));
+    let listed = dev.json("keys list");
+    assert_eq!((&listed["key"], &listed["instances"]), (&made.split(':').next().expect("an id").into(), &1.into()));
+    assert_eq!(dev.json("keys rotate")["unchanged"], 1);
+
+    // An operator changes it: the new one first.
+    let fresh = dev.json("keys generate")["key"].as_str().expect("an entry").to_owned();
+    std::fs::write(&file, format!("{fresh}\n{made}")).expect("the file is ours");
+    assert_eq!(dev.json("keys rotate")["resealed"], 1);
+    assert_eq!(dev.interrupt(), Some(0));
+    std::fs::write(&file, format!("{fresh}\n")).expect("the file is ours");
+    let dev = dev.start_again();
+    assert_eq!(std::fs::read_to_string(&file).expect("it is kept"), format!("{fresh}\n"));
+    let posted = dev.json("action run example-plugin.my-action -c demo -p text=hello --wait");
+    assert!(posted["output"]["id"].is_number(), "{posted}");
+}
+
+#[test]
+fn no_secret_is_in_the_log_at_trace_in_the_database_in_the_environment_or_in_what_commands_print() {
+    const CANARIES: u32 = 20;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let made = Command::new(PROGRAM).args(["keys", "generate"]).output().expect("the program was built");
+    let made = String::from_utf8(made.stdout).expect("an entry");
+    let (_, key) = made.trim().split_once(':').expect("an id and a key");
+    std::fs::write(dir.path().join("keys.txt"), &made).expect("the directory is ours");
+    let log = std::fs::File::create(dir.path().join("trace.log")).expect("the directory is ours");
+    let dev = Dev::start_in(dir, "trace", log.into());
+
+    let mut said = String::new();
+    let mut run = |line: &str| {
+        let ran = dev.run(line);
+        said.push_str(&ran.stdout);
+        said.push_str(&ran.stderr);
+        ran.code
+    };
+    for n in 0..CANARIES {
+        let config = format!(r#"{{"my_required_config": "canary-{n:02}"}}"#);
+        std::fs::write(dev.dir.path().join("secret.json"), config).expect("the directory is ours");
+        let code = run(&format!("plugin enable example-plugin -c demo{n} --create --config-file secret.json"));
+        assert_eq!(code, 0);
+    }
+    let wrong = r#"{"my_required_config": ["canary-90"], "canary": "canary-91"}"#;
+    std::fs::write(dev.dir.path().join("secret.json"), wrong).expect("the directory is ours");
+    assert_eq!(run("plugin enable example-plugin -c demo0 --config-file secret.json"), 1);
+    for line in [
+        "action run example-plugin.my-action -c demo0 -p text=hello --wait",
+        "plugin config example-plugin -c demo0",
+        "community get demo0",
+        "community get demo0 --json",
+        "config show",
+        "config explain",
+        "keys list",
+        "keys rotate",
+        "plugin disable example-plugin -c demo1",
+        "dead list",
+    ] {
+        assert_eq!(run(line), 0, "{line}");
+    }
+    let log = bytes_of(dev.dir.path(), "trace.log");
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log is not what was asked for");
+    let database = bytes_of(&dev.dir.path().join("data"), "metagov.db");
+    assert!(database.contains(r#""my_required_config":{"$sealed":"k"#), "the column begins with the id of the key");
+    let environment = std::fs::read(format!("/proc/{}/environ", dev.child.id())).expect("it runs on Linux");
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    assert!(environment.contains("METAGOV__SECRETS__KEYS_FILE"), "{environment}");
+    for (what, text) in [("log", &log), ("database", &database), ("environment", &environment), ("output", &said)] {
+        for secret in
+            ["canary-9", key].into_iter().map(str::to_owned).chain((0..CANARIES).map(|n| format!("canary-{n:02}")))
+        {
+            // The names of members are told, as what is unknown.
+            assert!(!text.contains(&secret), "{what} holds {secret}");
+        }
+    }
 }

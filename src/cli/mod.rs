@@ -15,6 +15,7 @@ mod dead;
 mod events;
 mod exit;
 mod export;
+mod keys;
 mod output;
 mod parameters;
 mod plugin;
@@ -87,6 +88,9 @@ enum Command {
     /// Messages that could not be handled
     #[command(subcommand)]
     Dead(dead::Dead),
+    /// The keys that seal secrets in plugin configs
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Settings, and where they come from
     #[command(subcommand)]
     Config(settings::Settings),
@@ -130,6 +134,7 @@ fn run(command: Command, out: Output, file: Option<PathBuf>) -> anyhow::Result<E
         Command::Plugins(plugins) => return plugins.run(out),
         Command::Schemas(schemas) => return schemas.run(out),
         Command::Completions(arguments) => return arguments.run(out),
+        Command::Keys(keys::Keys::Generate) => return keys::Keys::generate(out),
         Command::Config(settings::Settings::Defaults) => return settings::Settings::print_defaults(out),
         _ => {}
     }
@@ -153,6 +158,7 @@ async fn answer(command: Command, out: Output, loaded: Loaded) -> anyhow::Result
         Command::Process(process) => process.run(out, config).await,
         Command::Events(events) => events.run(out, config).await,
         Command::Dead(dead) => dead.run(out, config).await,
+        Command::Keys(keys) => keys.run(out, config).await,
         Command::Config(settings) => settings.run(out, &loaded),
         Command::Asyncapi => asyncapi::run(out, config),
         Command::Plugins(plugins) => plugins.run(out),

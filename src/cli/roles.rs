@@ -95,6 +95,7 @@ pub(super) async fn dev(out: Output, config: Config) -> anyhow::Result<Exit> {
     }
     let shutdown = listening()?;
     let data_dir = config.data_dir.clone();
+    app::make_dev_key(&config)?;
     let app = App::connect(config).await?;
     let greet = |ready: &DevReady| {
         out.say(&greeting(&ready.address.to_string(), &data_dir, &program()));

@@ -231,7 +231,7 @@ impl Layer {
             Kind::Number => text.trim().parse::<i64>().ok().map(ValueKind::from),
             Kind::Switch => text.trim().parse::<bool>().ok().map(ValueKind::from),
             Kind::List => {
-                Some(text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect::<Vec<_>>().into())
+                Some(text.split([',', '\n']).map(str::trim).filter(|word| !word.is_empty()).collect::<Vec<_>>().into())
             }
         };
         match value {

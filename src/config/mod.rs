@@ -45,6 +45,8 @@ pub struct Config {
     pub scheduler: Scheduler,
     /// Who may speak for which communities.
     pub tenancy: Tenancy,
+    /// What seals the secrets of plugins.
+    pub secrets: Secrets,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -125,6 +127,14 @@ impl Worker {
 pub struct Scheduler {
     /// Due rows that one scan takes on, at most.
     pub batch: u64,
+}
+
+/// What seals the secrets of plugins.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secrets {
+    /// `<id>:<base64 of 32 bytes>` each; the first seals, all of them open.
+    pub keys: Vec<SecretString>,
 }
 
 /// What is logged, and how.

@@ -10,7 +10,7 @@ use super::{
     layers::Layer,
     tenancy::{Binding, is_user},
 };
-use crate::telemetry;
+use crate::{telemetry, vault::KeyEntry};
 
 /// What a value must be, over and above its kind.
 enum Rule {
@@ -21,6 +21,8 @@ enum Rule {
     NotEmpty,
     /// A word that is safe in the names of exchanges and queues.
     Prefix,
+    /// Entries of a vault, each with an id of its own.
+    Keys,
     Filter,
     /// A list of `user=community`.
     Bindings,
@@ -28,7 +30,7 @@ enum Rule {
     Users,
 }
 
-use Rule::{Bindings, Filter, NotEmpty, OneOf, Prefix, Range, Url, Users};
+use Rule::{Bindings, Filter, Keys, NotEmpty, OneOf, Prefix, Range, Url, Users};
 
 const DAY: i64 = 86_400;
 
@@ -51,6 +53,7 @@ const RULES: &[(&str, Rule)] = &[
     ("scheduler.batch", Range(1, 100_000)),
     ("tenancy.users", Bindings),
     ("tenancy.service_users", Users),
+    ("secrets.keys", Keys),
     ("log.format", OneOf(&["human", "json"])),
     ("log.filter", Filter),
 ];
@@ -82,6 +85,14 @@ impl Rule {
             }
             NotEmpty if text.is_empty() => Err("must not be empty".to_owned()),
             Prefix if !is_prefix(text) => Err("must be 1 to 40 of a-z, A-Z, 0-9, - and _".to_owned()),
+            Keys => {
+                let ValueKind::Array(entries) = &value.kind else { return Ok(()) };
+                let texts = entries.iter().map(|entry| match &entry.kind {
+                    ValueKind::String(text) => text.as_str(),
+                    _ => "",
+                });
+                KeyEntry::parse_all(texts).map(|_| ()).map_err(|error| error.to_string())
+            }
             Filter => telemetry::parse_filter(text).map(|_| ()).map_err(|error| error.to_string()),
             Bindings => texts(value).try_for_each(|text| Binding::try_from(text.to_owned()).map(|_| ())),
             Users if !texts(value).all(is_user) => Err("each must be 1 to 64 of a-z, A-Z, 0-9, - and _".to_owned()),

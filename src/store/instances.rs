@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use metagov_sdk::contract::{CommunitySlug, Name, Timestamp};
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, Select};
+use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -16,8 +16,9 @@ use super::{
     entity::plugin_instances::{ActiveModel, Column, Entity, Model},
     json,
 };
+use crate::vault::SealedConfig;
 
-/// A plugin instance as it is stored. The config is unmasked: it must not be logged.
+/// A plugin instance as it is stored. Its state must not be logged.
 #[derive(Clone, PartialEq)]
 pub struct Instance {
     /// Its id.
@@ -28,8 +29,8 @@ pub struct Instance {
     pub plugin: Name,
     /// The platform's own id of the community.
     pub platform_id: Option<String>,
-    /// The config, defaults filled in, secrets included.
-    pub config: Value,
+    /// The config, defaults filled in, secrets sealed.
+    pub config: SealedConfig,
     /// What the plugin keeps between calls.
     pub state: Option<Value>,
     /// Grows by one with each change of config or state.
@@ -42,7 +43,7 @@ pub struct Instance {
     pub tick_every: Option<Duration>,
 }
 
-/// A plugin instance to be created. The config is unmasked: it must not be logged.
+/// A plugin instance to be created. Its state must not be logged.
 #[derive(Clone, PartialEq)]
 pub struct NewInstance {
     /// Its id.
@@ -53,8 +54,8 @@ pub struct NewInstance {
     pub plugin: Name,
     /// The platform's own id of the community.
     pub platform_id: Option<String>,
-    /// The config, defaults filled in, secrets included.
-    pub config: Value,
+    /// The config, defaults filled in, secrets sealed.
+    pub config: SealedConfig,
     /// What the plugin keeps between calls.
     pub state: Option<Value>,
     /// When it was enabled, as its event tells.
@@ -132,6 +133,43 @@ impl Store {
     ) -> Result<Vec<Instance>, StoreError> {
         let of_plugin = Entity::find().filter(Column::Plugin.eq(plugin.as_str()));
         self.load(of_plugin.filter(Column::PlatformId.eq(platform_id))).await
+    }
+
+    /// Plugin instances of every community in the order of their ids, those after `after`; for whoever seals them anew.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn every_instance(&self, after: Option<Uuid>, limit: u64) -> Result<Vec<Instance>, StoreError> {
+        let mut select = Entity::find().order_by_asc(Column::Id).limit(limit);
+        if let Some(after) = after {
+            select = select.filter(Column::Id.gt(after));
+        }
+        let rows = select.all(&self.connections.reader).await?;
+        rows.into_iter().map(Instance::from_row).collect()
+    }
+
+    /// Writes configs that say the same under another key: the version stays, for nobody needs to look again. Where an
+    /// instance has changed since it was read, or is gone, it is left as it is. Returns how many were written.
+    ///
+    /// # Errors
+    /// Of the database; none is written then.
+    pub async fn reseal(&self, resealed: Vec<(Instance, SealedConfig)>) -> Result<u64, StoreError> {
+        self.transaction(move |transaction| {
+            Box::pin(async move {
+                let mut written = 0;
+                for (read, config) in &resealed {
+                    let row = ActiveModel { config: Set(json::write(config)?), ..ActiveModel::default() };
+                    let update = Entity::update_many()
+                        .set(row)
+                        .filter(Column::Community.eq(read.community.as_str()))
+                        .filter(Column::Id.eq(read.id))
+                        .filter(Column::Version.eq(read.version));
+                    written += update.exec(transaction).await?.rows_affected;
+                }
+                Ok(written)
+            })
+        })
+        .await
     }
 
     async fn load(&self, select: Select<Entity>) -> Result<Vec<Instance>, StoreError> {

@@ -12,6 +12,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{ActionRun, InboxEntry, InstanceVersion, NewInstance, OutboxEvent, Process, StoreError};
+use crate::vault::SealedConfig;
 
 /// Everything that one handled command writes.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +71,7 @@ pub enum Change {
         /// The platform id that belongs to the new config; looked at only where `config` is given.
         platform_id: Option<String>,
         /// The new config; `None` leaves it.
-        config: Option<Value>,
+        config: Option<SealedConfig>,
         /// The new plugin state; `None` leaves it.
         state: Option<Value>,
         /// When the config was changed, as its event tells; looked at only where `config` is given.

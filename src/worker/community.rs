@@ -132,6 +132,9 @@ impl Handlers {
     ) -> Step<Vec<InstanceRecord>> {
         let (mut stays, goes): (Vec<_>, Vec<_>) =
             stored.into_iter().partition(|stored| wanted.iter().any(|wanted| wanted.is(stored)));
+        for wanted in &wanted {
+            self.can_seal(&wanted.plugin, &wanted.config, stays.iter().find(|stored| wanted.is(stored)))?;
+        }
         for instance in goes {
             add(self.remove_instance(envelope, instance).await?, changes, events);
         }

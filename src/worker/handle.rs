@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::SubsecRound as _;
 use metagov_sdk::contract::{Command, EventBody, Initiator, Name, PlatformEvent, Problem, ProblemKind, Timestamp};
 use serde_json::Value;
+use tracing::error;
 
 use super::{
     committer::patience,
@@ -16,10 +17,14 @@ use super::{
     verdict::{Handled, Verdict, backoff},
 };
 use crate::{
-    host::{Host, LoadedInstance, Request},
+    host::{Host, LoadedInstance, Request, Unloadable},
     registry::Registry,
     store::{Change, InboxEntry, Keep, OutboxEvent, Seen, Store, StoreError},
+    vault::VaultError,
 };
+
+/// When to look again whether somebody has the key to a config.
+const UNTIL_A_KEY: Duration = Duration::from_secs(5);
 
 /// Everything that handlers work with.
 #[derive(Clone)]
@@ -56,10 +61,36 @@ impl From<Problem> for Detour {
     }
 }
 
+impl From<Unloadable> for Detour {
+    fn from(none: Unloadable) -> Self {
+        match none {
+            Unloadable::Config(problem) => Self::Verdict(Verdict::Reject(problem)),
+            Unloadable::Sealed(error) => error.into(),
+        }
+    }
+}
+
+impl From<VaultError> for Detour {
+    fn from(error: VaultError) -> Self {
+        match error {
+            VaultError::NoKey => Self::Verdict(Verdict::reject(no_key())),
+            VaultError::UnknownKey { .. } => {
+                error!(%error, "waiting until a worker has the key");
+                Self::Verdict(Verdict::Later { after: UNTIL_A_KEY, problem: None })
+            }
+            // As a row that cannot be read.
+            VaultError::Damaged { .. } => {
+                Self::Store(StoreError::Corrupt { what: "plugin_instances.config", reason: error.to_string() })
+            }
+        }
+    }
+}
+
 impl From<NoInstance> for Detour {
     fn from(none: NoInstance) -> Self {
         match none {
             NoInstance::Problem(problem) => Self::Verdict(Verdict::Reject(problem)),
+            NoInstance::Unloadable(why) => why.into(),
             NoInstance::Store(error) => Self::Store(error),
         }
     }
@@ -187,4 +218,10 @@ pub(super) fn state_change(instance: &LoadedInstance, state: Option<Value>) -> O
 pub(super) fn conflict() -> Problem {
     let detail = "this message_id was used before in this community for another command; use a new one";
     Problem::new(ProblemKind::Conflict, detail)
+}
+
+/// The problem of a config with secrets that cannot be sealed.
+#[must_use]
+pub(super) fn no_key() -> Problem {
+    Problem::new(ProblemKind::InternalError, VaultError::NoKey.to_string())
 }

@@ -15,7 +15,7 @@ use metagov_sdk::{
 };
 
 use crate::{
-    host::LoadedInstance,
+    host::{Host, LoadedInstance, Unloadable},
     store::{Instance, Store, StoreError},
 };
 
@@ -26,9 +26,9 @@ const MOST_CACHED: usize = 20_000;
 type Key = (CommunitySlug, Name, Option<String>);
 
 /// The instances of this worker's plugins.
-#[derive(Debug)]
 pub(super) struct Instances {
     store: Store,
+    host: Host,
     cache: RwLock<HashMap<Key, Arc<LoadedInstance>>>,
 }
 
@@ -37,8 +37,16 @@ pub(super) struct Instances {
 pub(super) enum NoInstance {
     /// The driver's fault, told to it.
     Problem(Box<Problem>),
+    /// It is there and cannot be called.
+    Unloadable(Unloadable),
     /// The database's trouble.
     Store(StoreError),
+}
+
+impl From<Unloadable> for NoInstance {
+    fn from(why: Unloadable) -> Self {
+        Self::Unloadable(why)
+    }
 }
 
 impl From<StoreError> for NoInstance {
@@ -56,15 +64,15 @@ impl From<Problem> for NoInstance {
 impl Instances {
     /// Nothing cached yet.
     #[must_use]
-    pub(super) fn new(store: Store) -> Self {
-        Self { store, cache: RwLock::default() }
+    pub(super) fn new(store: Store, host: Host) -> Self {
+        Self { store, host, cache: RwLock::default() }
     }
 
     /// The one instance that a command means, possibly from the cache. That something is missing is always read afresh.
     ///
     /// # Errors
     /// `unknown-community`, `plugin-not-enabled`, `ambiguous-instance`, `invalid-config` where a stored config no longer
-    /// fits the plugin, or the database's trouble.
+    /// fits the plugin, a config that does not open, or the database's trouble.
     pub(super) async fn cached(
         &self,
         definition: &PluginDefinition,
@@ -99,7 +107,7 @@ impl Instances {
         platform_id: Option<&str>,
     ) -> Result<Arc<LoadedInstance>, NoInstance> {
         let stored = self.stored(definition.name(), community, platform_id).await?;
-        Ok(Arc::new(LoadedInstance::load(definition, stored)?))
+        Ok(Arc::new(self.host.load(definition, stored)?))
     }
 
     /// The row of the one instance that a command means; its config may be one that the plugin no longer reads.

@@ -21,8 +21,9 @@ use super::{
     verdict::Verdict,
 };
 use crate::{
-    host::LoadedInstance,
+    host::{LoadedInstance, Unloadable, owner},
     store::{Change, Instance, NewInstance, OutboxEvent},
+    vault::{Owner, VaultError},
 };
 
 /// What came of a step: what is to be written, what is to be told, and how the instance stands afterwards.
@@ -45,14 +46,20 @@ impl Handlers {
     ) -> Step<Outcome> {
         let now = self.now();
         let scope = envelope.scope(Some(plugin.name()), now);
+        let existing = match existing {
+            Some(stored) => Some((self.before(envelope, plugin, &stored, &config)?, stored)),
+            None => None,
+        };
         let (stored, change, body, effects) = match existing {
             None => {
+                let id = new_instance_id(envelope, plugin, &config);
+                let owner = Owner { community, plugin: plugin.name(), instance: id };
                 let stored = Instance {
-                    id: new_instance_id(envelope, plugin, &config),
+                    id,
                     community: community.clone(),
                     plugin: plugin.name().clone(),
                     platform_id: config.platform_id.clone(),
-                    config: (*config.value).clone(),
+                    config: self.host.seal(plugin, owner, &config)?,
                     state: None,
                     version: 1,
                     tick_every: plugin.tick_every(),
@@ -75,18 +82,18 @@ impl Handlers {
                 });
                 (stored, Some(change), body, effects)
             }
-            Some(stored) if stored.config == *config.value => {
+            Some((Before::Same, stored)) => {
                 let body = EventBody::PluginUpdated(self.registry.show(&stored));
                 (stored, None, body, Effects::default())
             }
-            Some(stored) => {
-                let before = plugin.load_config(stored.config.clone(), "/config");
-                let after = Instance { config: (*config.value).clone(), updated_at: now, ..stored };
+            Some((before, stored)) => {
+                let sealed = self.host.seal(plugin, owner(&stored), &config)?;
+                let after = Instance { config: sealed, updated_at: now, ..stored };
                 let call = self.host.call(&loaded(&after, &config), Self::request(envelope, None));
                 // A config that the plugin no longer reads is as good as none: this one is its first.
                 let handling = match before {
-                    Ok(before) => plugin.config_changed(call, before),
-                    Err(_) => plugin.enabled(call),
+                    Before::Other(before) => plugin.config_changed(call, before),
+                    Before::Same | Before::Unreadable => plugin.enabled(call),
                 };
                 let effects = self.lifecycle(envelope, handling).await?;
                 let change = Change::UpdateInstance {
@@ -140,12 +147,12 @@ impl Handlers {
     /// have, that no longer reads its old config, or that fails must not keep a community from getting rid of it.
     async fn take_leave(&self, envelope: &Envelope, stored: &Instance) -> Step<Effects> {
         let Some(plugin) = self.registry.get(stored.plugin.as_str()) else { return Ok(Effects::default()) };
-        let left = match LoadedInstance::load(plugin, stored.clone()) {
+        let left = match self.host.load(plugin, stored.clone()) {
             Ok(instance) => {
                 let call = self.host.call(&instance, Self::request(envelope, None));
                 guarded(plugin.disabled(call), self.deadline).await.into_finished()
             }
-            Err(problem) => Finished { result: Err(Error::Failed(Box::new(problem))), effects: Effects::default() },
+            Err(why) => Finished { result: Err(unreadable(why)), effects: Effects::default() },
         };
         if let Err(Error::Retry { after, problem }) = &left.result
             && let Some(later) = self.again(envelope.attempt, *after, problem)
@@ -158,6 +165,48 @@ impl Handlers {
         Ok(left.effects)
     }
 
+    /// How the config that an instance has stands to the one that is wanted.
+    fn before(
+        &self,
+        envelope: &Envelope,
+        plugin: &PluginDefinition,
+        stored: &Instance,
+        wanted: &LoadedConfig,
+    ) -> Step<Before> {
+        if self.host.has_config(stored, wanted) == Ok(true) {
+            return Ok(Before::Same);
+        }
+        match self.host.load(plugin, stored.clone()) {
+            Ok(instance) => Ok(Before::Other(instance.config)),
+            // Another worker may have the key, and another attempt may find it; but a key that is lost must not keep a
+            // community from giving its plugin a new config.
+            Err(why) => match unreadable(why) {
+                Error::Retry { after, problem } => match self.again(envelope.attempt, after, &problem) {
+                    Some(later) => Err(Detour::Verdict(later)),
+                    None => Ok(Before::Unreadable),
+                },
+                Error::Rejected(_) | Error::Failed(_) => Ok(Before::Unreadable),
+            },
+        }
+    }
+
+    /// Refuses, before any plugin is called, what could not be stored afterwards: a config with secrets that are not to
+    /// be had in the clear.
+    pub(super) fn can_seal(
+        &self,
+        plugin: &PluginDefinition,
+        config: &LoadedConfig,
+        existing: Option<&Instance>,
+    ) -> Step<()> {
+        match self.host.vault().can_seal(plugin, &config.value) {
+            // What stays as it is is not stored.
+            Err(error) if existing.is_none_or(|stored| self.host.has_config(stored, config) != Ok(true)) => {
+                Err(error.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn lifecycle(&self, envelope: &Envelope, handling: metagov_sdk::Handling<()>) -> Step<Effects> {
         let finished = guarded(handling, self.deadline).await.into_finished();
         match finished.result {
@@ -167,6 +216,28 @@ impl Handlers {
                 let later = self.again(envelope.attempt, after, &problem);
                 Err(Detour::Verdict(later.unwrap_or(Verdict::Reject(problem))))
             }
+        }
+    }
+}
+
+/// A stored config beside the one that is wanted.
+enum Before {
+    /// It says the same.
+    Same,
+    /// It says something else.
+    Other(LoadedConfig),
+    /// The plugin no longer reads it, or nobody opens it.
+    Unreadable,
+}
+
+/// Why a stored config cannot be used, as an error of its plugin: a key may still come, all else stays as it is.
+fn unreadable(why: Unloadable) -> Error {
+    match why {
+        Unloadable::Config(problem) => Error::Failed(problem),
+        Unloadable::Sealed(error) => {
+            let problem = Problem::new(ProblemKind::InternalError, error.to_string());
+            let lost = matches!(error, VaultError::Damaged { .. });
+            if lost { Error::Failed(problem.into()) } else { Error::Retry { after: None, problem: problem.into() } }
         }
     }
 }

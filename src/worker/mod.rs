@@ -87,9 +87,9 @@ impl Worker {
         let committer = Committer::start(store.clone(), bus.clone(), limits, &tasks, abort.clone());
         let handlers = Handlers {
             registry,
+            instances: Arc::new(Instances::new(store.clone(), host.clone())),
             host,
             store: store.clone(),
-            instances: Arc::new(Instances::new(store.clone())),
             deadline: settings.deadline(),
             max_attempts: settings.max_attempts,
         };

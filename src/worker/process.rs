@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{
     envelope::Envelope,
     guard::guarded,
-    handle::{Handlers, Step, platform_events, state_change},
+    handle::{Detour, Handlers, Step, platform_events, state_change},
     verdict::Verdict,
 };
 use crate::{
@@ -165,7 +165,10 @@ impl Handlers {
         // A poll that comes late, or for a process that is gone, has nobody who waits for an answer.
         let found = found.filter(|found| found.plugin == *plugin && found.process == *process);
         let Some(found) = found.filter(|found| !found.record.status.is_terminal()) else { return Ok(Verdict::Done) };
-        let open = self.open(found).await?;
+        let open = match self.open(found).await {
+            Ok(open) => open,
+            Err(detour) => return or_the_next(detour),
+        };
         let definition = open.definition()?;
         let call = self.host.call(&open.instance, Self::request(envelope, open.process.record.initiator.clone()));
         let due = open.process.record.closes_at.is_some_and(|closes_at| closes_at <= body.due_at);
@@ -190,7 +193,7 @@ impl Handlers {
             let detail = format!("'{}' was disabled while this process was open", process.plugin);
             Problem::new(ProblemKind::PluginNotEnabled, detail)
         })?;
-        let instance = Arc::new(LoadedInstance::load(&plugin, stored)?);
+        let instance = Arc::new(self.host.load(&plugin, stored)?);
         Ok(Open { process, plugin, instance })
     }
 
@@ -215,6 +218,14 @@ impl Handlers {
             changes.push(moved.change);
         }
         (!changes.is_empty() || !events.is_empty()).then(|| told(unit(envelope, None, changes, events), problem))
+    }
+}
+
+/// What is not handled now but later is done with, where the scheduler sends the next one anyway.
+pub(super) fn or_the_next(detour: Detour) -> Step {
+    match detour {
+        Detour::Verdict(Verdict::Later { .. }) => Ok(Verdict::Done),
+        detour => Err(detour),
     }
 }
 

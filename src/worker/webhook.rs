@@ -17,7 +17,7 @@ use super::{
     envelope::Envelope,
     guard::guarded,
     handle::{Handlers, Step, platform_events, state_change},
-    process::{Answer, advance, unit},
+    process::{Answer, advance, or_the_next, unit},
     verdict::Verdict,
 };
 use crate::host::LoadedInstance;
@@ -87,7 +87,10 @@ impl Handlers {
         let Some(stored) = self.store.instance(&body.community, body.instance_id).await? else {
             return Ok(Verdict::Done);
         };
-        let instance = LoadedInstance::load(&plugin, stored)?;
+        let instance = match self.host.load(&plugin, stored) {
+            Ok(instance) => instance,
+            Err(why) => return or_the_next(why.into()),
+        };
         let call = self.call(envelope, &instance);
         let finished = guarded(plugin.tick(call), self.deadline).await.into_finished();
         if let Err(error) = finished.result {
@@ -119,7 +122,7 @@ impl Handlers {
         };
         let mut found = self.store.instances_by_platform_id(plugin.name(), platform_id).await?;
         match (found.pop(), found.is_empty()) {
-            (Some(stored), true) => Ok(Arc::new(LoadedInstance::load(plugin, stored)?)),
+            (Some(stored), true) => Ok(Arc::new(self.host.load(plugin, stored)?)),
             (Some(_), false) => {
                 let detail = "several communities share this community_platform_id; the address must name one";
                 Err(Problem::new(ProblemKind::AmbiguousInstance, detail).into())

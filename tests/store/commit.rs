@@ -9,8 +9,8 @@ use uuid::Uuid;
 use crate::{
     database::{Database, On, on_both},
     sample::{
-        attempt, changing, community, entry, event, insert, message_id, moved_on, new_instance, process, pure, slug,
-        update,
+        attempt, changing, community, config, entry, event, insert, message_id, moved_on, new_instance, process, pure,
+        slug, update,
     },
 };
 
@@ -249,7 +249,7 @@ async fn an_instance_is_set_only_over_the_version_that_was_read(database: &Datab
     assert!(matches!(commit_one(&store, count("a", 2, 4)).await, Committed::Stored));
     let instance = store.instance(&slug("a"), saw.id).await.expect("the database answers").expect("it is there");
     assert_eq!((instance.version, instance.state), (3, Some(json!({"count": 4}))));
-    assert_eq!(instance.config, json!({"low": 1, "high": 6}), "the config stays");
+    assert_eq!(instance.config, config(&json!({"low": 1, "high": 6})), "the config stays");
     assert_eq!(instance.updated_at, instance.created_at, "which tells of the config");
 }
 

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use metagov::store::{Change, Committed, InstanceVersion, NewInstance, ProcessFilter, Store, Unit};
+use metagov::store::{Change, Committed, Instance, InstanceVersion, NewInstance, ProcessFilter, Store, Unit};
+use metagov::vault::SealedConfig;
 use metagov_sdk::contract::ProcessStatus;
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
     database::{Database, on_both},
-    sample::{changing, community, insert, moved_on, name, new_instance, process, pure, slug, update},
+    sample::{changing, community, config, insert, moved_on, name, new_instance, process, pure, slug, update},
 };
 
 on_both!(
@@ -17,6 +18,7 @@ on_both!(
     a_deleted_community_leaves_its_inbox_and_events_only,
     an_instance_is_found_by_community_plugin_and_platform,
     a_new_config_keeps_the_state,
+    a_config_is_sealed_anew_only_where_nothing_has_changed,
     a_plugin_is_disabled_only_when_its_processes_have_ended,
     a_process_is_never_left_behind_by_a_plugin_that_is_disabled_meanwhile,
 );
@@ -108,7 +110,7 @@ async fn an_instance_is_found_by_community_plugin_and_platform(database: &Databa
 async fn a_new_config_keeps_the_state(database: &Database) {
     let store = database.store().await;
     let saw = community(&store, "a").await;
-    let change = |expected, config, state| {
+    let change = |expected, config: Option<SealedConfig>, state| {
         changing(vec![Change::UpdateInstance {
             updated_at: chrono::Utc::now(),
             id: saw.id,
@@ -123,13 +125,48 @@ async fn a_new_config_keeps_the_state(database: &Database) {
     commit_one(&store, change(1, None, Some(json!({"cursor": "\u{0}"})))).await;
     let one = store.instance(&slug("a"), saw.id).await.expect("the database answers").expect("it is there");
     assert_eq!((one.platform_id, one.tick_every), (None, None), "they go with the config");
-    commit_one(&store, change(2, Some(json!({"secret": "s"})), None)).await;
+    commit_one(&store, change(2, Some(config(&json!({"secret": "s"}))), None)).await;
     let one = store.instance(&slug("a"), saw.id).await.expect("the database answers").expect("it is there");
     assert_eq!((one.platform_id.as_deref(), one.tick_every), (Some("T1"), Some(Duration::from_mins(1))));
-    assert_eq!((&one.config, &one.state), (&json!({"secret": "s"}), &Some(json!({"cursor": "\u{0}"}))));
+    assert_eq!((&one.config, &one.state), (&config(&json!({"secret": "s"})), &Some(json!({"cursor": "\u{0}"}))));
     assert_eq!(one.version, 3);
     assert!(one.updated_at > one.created_at);
     assert!(!format!("{one:?}").contains("secret"), "a config is not printed");
+}
+
+async fn a_config_is_sealed_anew_only_where_nothing_has_changed(database: &Database) {
+    let store = database.store().await;
+    for slug in ["a", "b", "c"] {
+        community(&store, slug).await;
+    }
+    let read = store.every_instance(None, 10).await.expect("the database answers");
+    assert_eq!(read.len(), 3, "of every community");
+    let (first, rest) = (store.every_instance(None, 2).await, store.every_instance(Some(read[1].id), 2).await);
+    assert_eq!(first.expect("the database answers"), read[..2], "page by page");
+    assert_eq!(rest.expect("the database answers"), read[2..]);
+
+    // One changes, one goes, one stays.
+    let change = |instance: &Instance| Change::UpdateInstance {
+        updated_at: chrono::Utc::now(),
+        id: instance.id,
+        community: instance.community.clone(),
+        expected: 1,
+        platform_id: None,
+        config: Some(config(&json!({"new": true}))),
+        state: None,
+        tick_every: None,
+    };
+    commit_one(&store, changing(vec![change(&read[0])])).await;
+    let gone = Change::DeleteInstance { id: read[1].id, community: read[1].community.clone(), expected: 1 };
+    commit_one(&store, changing(vec![gone])).await;
+    let sealed = config(&json!({"sealed": "anew"}));
+    let resealed = read.iter().map(|instance| (instance.clone(), sealed.clone())).collect();
+    assert_eq!(store.reseal(resealed).await.expect("the database answers"), 1);
+    let left = store.every_instance(None, 10).await.expect("the database answers");
+    let [changed, stayed] = &left[..] else { panic!("one has gone: {left:?}") };
+    assert_eq!((&changed.config, changed.version), (&config(&json!({"new": true})), 2));
+    assert_eq!((&stayed.config, stayed.version), (&sealed, 1), "nobody needs to look again");
+    assert_eq!(stayed.updated_at, read[2].updated_at);
 }
 
 async fn a_plugin_is_disabled_only_when_its_processes_have_ended(database: &Database) {

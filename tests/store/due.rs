@@ -7,7 +7,7 @@ use metagov_sdk::contract::ProcessStatus;
 
 use crate::{
     database::{Database, on_both},
-    sample::{changing, community, community_with, insert, moved_on, new_instance, process, slug, update},
+    sample::{changing, community, community_with, config, insert, moved_on, new_instance, process, slug, update},
 };
 
 on_both!(
@@ -124,7 +124,7 @@ async fn a_tick_is_claimed_once_for_each_interval(database: &Database) {
         community: slug("a"),
         expected: 1,
         platform_id: None,
-        config: Some(serde_json::json!({})),
+        config: Some(config(&serde_json::json!({}))),
         state: None,
         tick_every: Some(Duration::from_hours(1)),
     };

@@ -6,6 +6,7 @@ use metagov::store::{
     ActionRun, Change, InboxEntry, InstanceVersion, NewAttempt, NewInstance, OutboxEvent, Process, RunStatus, Store,
     Unit,
 };
+use metagov::vault::SealedConfig;
 use metagov_sdk::contract::{CommunitySlug, MessageId, Name, ProcessRecord, ProcessStatus, Timestamp};
 use serde_json::json;
 use uuid::Uuid;
@@ -86,7 +87,7 @@ pub(crate) fn new_instance(community: &str, tick_every: Option<Duration>) -> New
         community: slug(community),
         plugin: name("randomness"),
         platform_id: None,
-        config: json!({"low": 1, "high": 6}),
+        config: config(&json!({"low": 1, "high": 6})),
         state: None,
         created_at: chrono::Utc::now(),
         tick_every,
@@ -107,6 +108,11 @@ pub(crate) async fn community_with(store: &Store, community: &str, instance: New
     let answers = store.commit(vec![changing(changes)]).await.expect("the community can be made");
     assert!(matches!(answers[..], [metagov::store::Committed::Stored]), "{answers:?}");
     InstanceVersion { id, version: Some(1) }
+}
+
+/// A config as it stands in a row.
+pub(crate) fn config(value: &serde_json::Value) -> SealedConfig {
+    serde_json::from_value(value.clone()).expect("every value may stand in a row")
 }
 
 /// A unit that changes and nothing else.

@@ -49,6 +49,7 @@ impl<P: Plugin> Cx<P> {
     pub(crate) fn close<T>(self, result: Result<T>) -> Finished<T> {
         let so_far = self.so_far.into_inner().unwrap_or_else(PoisonError::into_inner);
         let effects = if result.is_ok() { so_far.effects } else { Effects::default() };
+        let result = result.map_err(|error| self.call.config.hide_in(error));
         Finished { result, effects }
     }
 

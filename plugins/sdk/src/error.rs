@@ -16,7 +16,8 @@ use crate::contract::{Problem, ProblemKind, Violation};
 /// The result of a handler.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a handler did not succeed. The texts reach the driver: no secrets in them.
+/// Why a handler did not succeed. The texts reach the driver: no secrets in them. Secrets of the config are masked where
+/// one of them stands in a text as it is.
 ///
 /// Not a [`std::error::Error`], so that `?` can turn every one of those into it.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +85,12 @@ impl Error {
     /// What the driver is told.
     #[must_use]
     pub fn problem(&self) -> &Problem {
+        match self {
+            Self::Rejected(problem) | Self::Retry { problem, .. } | Self::Failed(problem) => problem,
+        }
+    }
+
+    pub(crate) fn problem_mut(&mut self) -> &mut Problem {
         match self {
             Self::Rejected(problem) | Self::Retry { problem, .. } | Self::Failed(problem) => problem,
         }

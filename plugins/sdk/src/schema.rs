@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind};
 use schemars::JsonSchema;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::contract::Violation;
@@ -98,11 +98,26 @@ impl Schema {
         fill(&self.document, &self.document, instance);
     }
 
+    /// Where the document holds what the schema marks `writeOnly`: JSON pointers, none of them within another. What is
+    /// null says nothing, and is no secret.
+    #[must_use]
+    pub fn secret_places(&self, instance: &Value) -> Vec<String> {
+        let mut search = Search { root: &self.document, at: String::new(), found: BTreeSet::new() };
+        search.look(&self.document, instance, MOST_STEPS);
+        let found = search.found;
+        let within_another = |place: &str| place.match_indices('/').any(|(end, _)| found.contains(&place[..end]));
+        found.iter().filter(|place| !within_another(place)).cloned().collect()
+    }
+
     /// The document with every member that the schema marks `writeOnly` replaced by a mask.
     #[must_use]
     pub fn mask(&self, instance: &Value) -> Value {
         let mut masked = instance.clone();
-        mask(&self.document, &self.document, &mut masked);
+        for place in self.secret_places(instance) {
+            if let Some(secret) = masked.pointer_mut(&place) {
+                *secret = Value::from(MASK);
+            }
+        }
         masked
     }
 
@@ -204,40 +219,68 @@ fn fill(root: &Value, schema: &Value, instance: &mut Value) {
     }
 }
 
-fn mask(root: &Value, schema: &Value, instance: &mut Value) {
-    let resolved = resolve(root, schema);
-    if [schema, resolved].iter().any(|schema| schema.get("writeOnly") == Some(&Value::Bool(true))) {
-        if !instance.is_null() {
-            *instance = Value::from(MASK);
-        }
-        return;
-    }
-    for family in ["anyOf", "oneOf", "allOf"] {
-        if let Some(Value::Array(variants)) = resolved.get(family) {
-            for variant in variants {
-                mask(root, variant, instance);
-            }
-        }
-    }
-    match instance {
-        Value::Object(members) => mask_members(root, resolved, members),
-        Value::Array(items) => {
-            if let Some(schema) = resolved.get("items") {
-                for item in items {
-                    mask(root, schema, item);
-                }
-            }
-        }
-        _ => {}
-    }
+/// So many references and choices are followed at one place; a schema that refers to itself has no end.
+const MOST_STEPS: u8 = 32;
+
+/// The search for what is marked. Which variant of a choice the document follows is not looked at: what any of them marks
+/// is a secret.
+struct Search<'s> {
+    root: &'s Value,
+    at: String,
+    found: BTreeSet<String>,
 }
 
-fn mask_members(root: &Value, schema: &Value, members: &mut Map<String, Value>) {
-    for (name, member) in members {
-        let declared = schema.get("properties").and_then(|properties| properties.get(name));
-        if let Some(property) = declared.or_else(|| schema.get("additionalProperties")) {
-            mask(root, property, member);
+impl Search<'_> {
+    /// Notes every place at or below this one that the schema marks.
+    fn look(&mut self, schema: &Value, instance: &Value, steps: u8) {
+        if instance.is_null() || steps == 0 {
+            return;
         }
+        if schema.get("writeOnly") == Some(&Value::Bool(true)) {
+            self.found.insert(self.at.clone());
+            return;
+        }
+        let resolved = resolve(self.root, schema);
+        if !std::ptr::eq(resolved, schema) {
+            self.look(resolved, instance, steps - 1);
+        }
+        let families = ["anyOf", "oneOf", "allOf"].iter().filter_map(|family| schema.get(family)?.as_array()).flatten();
+        for variant in families.chain(["then", "else"].iter().filter_map(|branch| schema.get(branch))) {
+            self.look(variant, instance, steps - 1);
+        }
+        match instance {
+            Value::Object(members) => {
+                for (name, member) in members {
+                    match schema.get("properties").and_then(|properties| properties.get(name)) {
+                        Some(property) => self.below(property, name, member),
+                        None => {
+                            let patterns = schema.get("patternProperties").and_then(Value::as_object);
+                            let others = patterns.into_iter().flat_map(serde_json::Map::values);
+                            for schema in others.chain(schema.get("additionalProperties")) {
+                                self.below(schema, name, member);
+                            }
+                        }
+                    }
+                }
+            }
+            Value::Array(items) => {
+                let first = schema.get("prefixItems").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+                for (place, item) in items.iter().enumerate() {
+                    if let Some(schema) = first.get(place).or_else(|| schema.get("items")) {
+                        self.below(schema, &place.to_string(), item);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn below(&mut self, schema: &Value, member: &str, value: &Value) {
+        let length = self.at.len();
+        self.at.push('/');
+        self.at.push_str(&member.replace('~', "~0").replace('/', "~1"));
+        self.look(schema, value, MOST_STEPS);
+        self.at.truncate(length);
     }
 }
 
@@ -290,6 +333,54 @@ mod tests {
         }));
         let shown = schema.mask(&json!({"token": "a", "optional": "b", "list": ["c"], "plain": "d"}));
         assert_eq!(shown, json!({"token": MASK, "optional": MASK, "list": [MASK], "plain": "d"}));
+    }
+
+    #[test]
+    fn secrets_are_found_in_objects_lists_maps_tuples_and_choices() {
+        let secret = json!({"type": "string", "writeOnly": true});
+        let schema = schema(json!({
+            "type": "object",
+            "properties": {
+                "deep": {"$ref": "#/$defs/Deep"},
+                "map": {"type": "object", "additionalProperties": secret},
+                "numbered": {"type": "object", "additionalProperties": false, "patternProperties": {"^[0-9]+$": secret}},
+                "endless": {"$ref": "#/$defs/Endless"},
+                "pair": {"type": "array", "prefixItems": [{"type": "string"}, secret]},
+                "choice": {"oneOf": [
+                    {"type": "object", "properties": {"plain": {"type": "string"}}},
+                    {"type": "object", "properties": {"key": secret}}
+                ]},
+                "whole": {"type": "object", "writeOnly": true, "properties": {"inner": secret}},
+                "none": {"anyOf": [secret, {"type": "null"}]}
+            },
+            "$defs": {"Endless": {"anyOf": [{"$ref": "#/$defs/Endless"}, {"type": "object"}]}, "Deep": {"type": "object", "properties": {
+                "list": {"type": "array", "items": {"type": "object", "properties": {"token": secret}}},
+                "again": {"$ref": "#/$defs/Deep"}
+            }}}
+        }));
+        let document = json!({
+            "deep": {"list": [{"token": "1"}], "again": {"list": [{}, {"token": "2"}]}},
+            "map": {"a/b": "3", "~": "4"},
+            "numbered": {"1": "8"},
+            "endless": {"x": "plain"},
+            "pair": ["plain", "5"],
+            "choice": {"key": "6"},
+            "whole": {"inner": "7"},
+            "none": null
+        });
+        let expected = [
+            "/choice/key",
+            "/deep/again/list/1/token",
+            "/deep/list/0/token",
+            "/map/a~1b",
+            "/map/~0",
+            "/numbered/1",
+            "/pair/1",
+            "/whole",
+        ];
+        assert_eq!(schema.secret_places(&document), expected);
+        let shown = schema.mask(&document).to_string();
+        assert_eq!(shown.matches(MASK).count(), expected.len(), "{shown}");
     }
 
     #[test]

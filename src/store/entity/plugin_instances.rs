@@ -11,7 +11,7 @@ pub struct Model {
     pub community: String,
     pub plugin: String,
     pub platform_id: Option<String>,
-    /// JSON, secrets included.
+    /// JSON, secrets sealed.
     pub config: String,
     /// JSON.
     pub state: Option<String>,

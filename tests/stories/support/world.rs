@@ -10,6 +10,7 @@ use metagov::{
     registry::{Registry, RegistryError},
     scheduler::Scheduler,
     store::{self, Store},
+    vault::{KeyEntry, Vault},
     worker::{Parts, Tenancy, Worker},
 };
 use metagov_sdk::{
@@ -27,6 +28,7 @@ use super::{
     mailbox::{Mailbox, Received},
     puppet::Puppet,
 };
+use crate::secrets::Locker;
 
 /// The community of every story.
 pub(crate) const COMMUNITY: &str = "acme";
@@ -42,7 +44,7 @@ pub(crate) struct World {
     registry: Arc<Registry>,
     running: Vec<Running>,
     database: TestDatabase,
-    url: String,
+    pub(crate) url: String,
 }
 
 /// A role that runs in this process.
@@ -172,13 +174,18 @@ impl World {
 
     /// One more worker beside those that run.
     pub(crate) async fn start_worker(&mut self) {
+        self.start_worker_with(Vault::new(&[key("k1", 1)])).await;
+    }
+
+    /// One more worker, with these keys.
+    pub(crate) async fn start_worker_with(&mut self, vault: Vault) {
         let bus = connect(&self.prefix).await;
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let defaults = config::Config::load(&config::Sources::default()).expect("the defaults are well-formed");
         let settings = config::Worker { max_attempts: 2, concurrency: 64, ..defaults.config.worker };
         let parts = Parts {
             registry: Arc::clone(&self.registry),
-            host: Host::new(Environment::system()),
+            host: Host::new(Environment::system(), vault),
             bus: bus.clone(),
             store: self.store.clone(),
             tenancy: Tenancy::default(),
@@ -312,6 +319,46 @@ impl World {
         counts
     }
 
+    /// Everything that the database keeps: every byte of a SQLite file and its log, every row of PostgreSQL's tables.
+    pub(crate) async fn everything_stored(&self) -> String {
+        let Some(file) = self.url.strip_prefix("sqlite:") else { return self.everything_stored_now().await };
+        let files = [file.to_owned(), format!("{file}-wal")];
+        let bytes: Vec<u8> = files.iter().flat_map(|file| std::fs::read(file).unwrap_or_default()).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Every row as it is now, without what a file still holds of those before.
+    pub(crate) async fn everything_stored_now(&self) -> String {
+        let connection = Database::connect(&self.url).await.expect("the database answers");
+        let mut all = String::new();
+        for (table, columns) in [
+            ("communities", "slug, readable_name"),
+            ("plugin_instances", "config, state, platform_id"),
+            ("processes", "state, parameters, outcome"),
+            ("action_runs", "message_id, plugin, action"),
+            ("inbox", "message_id, routing_key"),
+            ("outbox", "routing_key, event_type, body"),
+        ] {
+            for column in columns.split(", ") {
+                let sql = format!("SELECT CAST({column} AS TEXT) AS text FROM {table} WHERE {column} IS NOT NULL");
+                let statement = Statement::from_string(connection.get_database_backend(), sql);
+                for row in connection.query_all_raw(statement).await.expect("the column is there") {
+                    all.push_str(&row.try_get::<String>("", "text").expect("a text"));
+                    all.push('\n');
+                }
+            }
+        }
+        connection.close().await.expect("it closes");
+        all
+    }
+
+    /// Does to the database what no service does.
+    pub(crate) async fn sql(&self, statement: &str) {
+        let connection = Database::connect(&self.url).await.expect("the database answers");
+        connection.execute_unprepared(statement).await.expect("the statement is right");
+        connection.close().await.expect("it closes");
+    }
+
     /// Ends the world and checks that it leaves nothing behind: no event unpublished, no dead letter.
     pub(crate) async fn finish(mut self) {
         for running in self.running.drain(..) {
@@ -336,9 +383,16 @@ impl World {
     }
 }
 
+/// A key of the stories.
+pub(crate) fn key(id: &str, byte: u8) -> KeyEntry {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    KeyEntry::parse(&format!("{id}:{}", STANDARD.encode([byte; 32]))).expect("it is a key")
+}
+
 fn puppets() -> Result<Registry, RegistryError> {
     let registry = Registry::builder()
         .add::<Puppet>()?
+        .add::<Locker>()?
         .add::<metagov_randomness::Randomness>()?
         .add::<metagov_example_plugin::ExamplePlugin>()?;
     Ok(registry.build())

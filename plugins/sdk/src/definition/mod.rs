@@ -108,8 +108,8 @@ impl PluginDefinition {
                 },
                 config_changed: |declared, call, before| {
                     handling!(P, declared, call, |cx| {
-                        let before = before.typed::<P::Config>()?;
-                        P::config_changed(cx, &before).await.map_err(Error::about_config)
+                        let typed = before.typed::<P::Config>()?;
+                        P::config_changed(cx, &typed).await.map_err(|error| before.hide_in(error.about_config()))
                     })
                 },
                 disabled: |declared, call| handling!(P, declared, call, |cx| P::disabled(cx).await),
@@ -146,13 +146,20 @@ impl PluginDefinition {
         check(&self.config, &mut config, base, ProblemKind::InvalidConfig, "config")?;
         let (typed, platform_id) = (self.read_config)(config.clone())
             .map_err(|error| unreadable(&error, base, ProblemKind::InvalidConfig, "config"))?;
-        Ok(LoadedConfig::new(config, platform_id, typed))
+        let secrets = self.config.secret_places(&config);
+        Ok(LoadedConfig::new(config, platform_id, typed, &secrets))
     }
 
     /// The config with its secrets masked, for everybody to see.
     #[must_use]
     pub fn mask_config(&self, config: &Value) -> Value {
         self.config.mask(config)
+    }
+
+    /// Where a config holds secrets: JSON pointers, none of them within another.
+    #[must_use]
+    pub fn secret_places(&self, config: &Value) -> Vec<String> {
+        self.config.secret_places(config)
     }
 
     /// The action of this name.
