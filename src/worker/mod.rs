@@ -22,6 +22,7 @@ mod process;
 mod settle;
 mod sweeper;
 mod verdict;
+mod wait;
 mod webhook;
 
 use std::sync::Arc;

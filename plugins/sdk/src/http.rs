@@ -201,10 +201,9 @@ fn tell(permit: Permit, result: &Result<Response, HttpError>) {
     match result {
         Ok(response) if response.status.is_server_error() => permit.failed(),
         Ok(_) | Err(HttpError::TooLarge { .. } | HttpError::NotJson { .. }) => permit.answered(),
-        Err(HttpError::TimedOut { .. }) => permit.failed(),
         // A header that is none: it never got as far as the platform.
         Err(HttpError::Failed { source, .. }) if source.is_builder() => permit.not_made(),
-        Err(HttpError::Failed { .. }) => permit.failed(),
+        Err(HttpError::TimedOut { .. } | HttpError::Failed { .. }) => permit.failed(),
         Err(HttpError::InvalidUrl | HttpError::Refused { .. } | HttpError::LeftAlone { .. }) => permit.not_made(),
     }
 }

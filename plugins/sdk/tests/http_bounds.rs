@@ -77,7 +77,8 @@ const GIGABYTE: usize = 1024 * 1024 * 1024;
 /// What the process has in memory now, in bytes, as Linux tells it.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("these tests run on Linux");
-    let pages: usize = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("its second word is a number");
+    let pages: usize =
+        statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("its second word is a number");
     pages * 4096
 }
 
@@ -114,7 +115,8 @@ async fn a_request_may_ask_for_more_up_to_a_bound() {
             say(&vec![b'x'; 3 * 1024 * 1024]);
         }
     });
-    let body = client().get(&platform.url()).largest_answer(4 * 1024 * 1024).send().await.expect("it may be that large");
+    let body =
+        client().get(&platform.url()).largest_answer(4 * 1024 * 1024).send().await.expect("it may be that large");
     assert_eq!(body.body().len(), 3 * 1024 * 1024);
     let error = client().get(&platform.url()).largest_answer(1024).send().await.expect_err("it is too large");
     assert!(matches!(error, HttpError::TooLarge { limit: 1024, .. }), "{error}");
@@ -170,7 +172,8 @@ async fn a_redirect_leads_nowhere() {
     let inside = Platform::speaking(|_| {});
     let target = inside.url();
     let platform = Platform::speaking(move |say| {
-        let head = format!("HTTP/1.1 302 Found\r\nlocation: {target}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        let head =
+            format!("HTTP/1.1 302 Found\r\nlocation: {target}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         say(head.as_bytes());
     });
     for _ in 0..30 {
@@ -291,7 +294,8 @@ async fn retry_after_is_read_as_seconds_and_as_a_date() {
             let platform = Platform::speaking(move |say| {
                 say(head.as_bytes());
             });
-            let error = client().get(&platform.url()).send().await.expect("it answers").success().expect_err("no success");
+            let error =
+                client().get(&platform.url()).send().await.expect("it answers").success().expect_err("no success");
             let Error::Retry { after, .. } = error else { panic!("{headers}: {error}") };
             assert_eq!(after.map(|after| after.as_secs()), expected, "{status} {headers}");
         }

@@ -2,16 +2,13 @@
 //!
 //! Up: [`super::Request::send`]. Down: the plugin.
 
-use std::{
-    fmt,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, time::Duration};
 
 use reqwest::{StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::HttpError;
-use crate::{Error, Result};
+use crate::{Clock as _, Error, Result, SystemClock};
 
 /// An answer, read whole.
 pub struct Response {
@@ -81,7 +78,7 @@ impl Response {
         let until = httpdate::parse_http_date(value).ok()?;
         // By the platform's own clock, which need not agree with ours.
         let date = self.header("date").and_then(|date| httpdate::parse_http_date(date).ok());
-        Some(until.duration_since(date.unwrap_or_else(SystemTime::now)).unwrap_or_default())
+        Some(until.duration_since(date.unwrap_or_else(|| SystemClock.now().into())).unwrap_or_default())
     }
 }
 

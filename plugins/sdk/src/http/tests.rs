@@ -117,7 +117,8 @@ async fn every_address_of_the_inside_is_refused_and_sees_nobody() {
 
 #[tokio::test]
 async fn of_several_addresses_only_the_public_ones_are_left() {
-    let both = || async { Ok(vec!["127.0.0.1:0".parse().expect("an address"), "1.1.1.1:0".parse().expect("an address")]) };
+    let both =
+        || async { Ok(vec!["127.0.0.1:0".parse().expect("an address"), "1.1.1.1:0".parse().expect("an address")]) };
     let resolver = FilteringResolver { egress: Egress::PublicOnly, lookup: Lookup::new(move |_| both()) };
     let name = "both.example".parse().expect("a name");
     let left: Vec<_> = reqwest::dns::Resolve::resolve(&resolver, name).await.expect("one is public").collect();
