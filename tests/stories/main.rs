@@ -9,5 +9,6 @@ mod actions;
 mod bad_input;
 mod communities;
 mod deliveries;
+mod hostile;
 mod processes;
 mod webhooks;
