@@ -120,7 +120,7 @@ impl Handlers {
             Begun::Running { until } => {
                 let wait = (until - self.now()).to_std().unwrap_or_default();
                 let after = wait.clamp(Duration::from_secs(1), Duration::from_secs(5));
-                return Ok(Verdict::Later { after, problem: None });
+                return Ok(Verdict::Later { after, asked: false, problem: None });
             }
             Begun::Finished(events) => return Ok(Verdict::Repeat(events)),
             Begun::Conflict => return Err(conflict().into()),

@@ -11,7 +11,10 @@ use rand::Rng;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::tenancy::Tenancy;
+use super::{
+    tenancy::Tenancy,
+    wait::{self, DUE_HEADER},
+};
 use crate::{
     bus::{ATTEMPT_HEADER, Message},
     store::{InboxEntry, OutboxEvent},
@@ -41,6 +44,8 @@ pub(super) struct Envelope {
     pub(super) trace: TraceParent,
     /// How often its handler has been called, this time included.
     pub(super) attempt: u32,
+    /// Before this time, by the database's clock, it is not to be handled: a platform asked for that.
+    pub(super) due: Option<Timestamp>,
     /// Stands in for the `message_id` where there is none: the same for this delivery and the copies of it that we make.
     nonce: Uuid,
 }
@@ -117,6 +122,7 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         reply_to,
         trace: trace.child(random.random()),
         attempt: properties.headers.get(ATTEMPT_HEADER).and_then(|count| count.parse().ok()).unwrap_or(1).max(1),
+        due: properties.headers.get(DUE_HEADER).and_then(|due| wait::read(due)),
         nonce: properties
             .headers
             .get(NONCE_HEADER)

@@ -158,10 +158,13 @@ impl Handlers {
         }
     }
 
-    /// Up the delay ladder, if attempts are left.
-    pub(super) fn again(&self, attempt: u32, after: Option<Duration>, problem: &Problem) -> Option<Verdict> {
-        let problem = || Some(Box::new(problem.clone()));
-        (attempt < self.max_attempts).then(|| Verdict::Later { after: backoff(attempt, after), problem: problem() })
+    /// Up the delay ladder, if attempts are left; as long as the platform asked for, where it did.
+    pub(super) fn again(&self, attempt: u32, asked: Option<Duration>, problem: &Problem) -> Option<Verdict> {
+        (attempt < self.max_attempts).then(|| Verdict::Later {
+            after: asked.unwrap_or_else(|| backoff(attempt)),
+            asked: asked.is_some(),
+            problem: Some(Box::new(problem.clone())),
+        })
     }
 
     /// Gives up an attempt, for as long as it takes while the database is only away: an attempt that is not given up

@@ -23,6 +23,7 @@ mod settle;
 mod sweeper;
 mod tenancy;
 mod verdict;
+mod wait;
 mod webhook;
 
 use std::sync::Arc;

@@ -17,6 +17,7 @@ use super::{
     envelope::{Envelope, Limits, NONCE_HEADER, Opened, open},
     handle::{Handlers, conflict},
     verdict::{Ending, Verdict},
+    wait::DUE_HEADER,
 };
 use crate::{
     bus::{ATTEMPT_HEADER, Bus, DelayStep, Delivery, Destination, Message, Outgoing, Published, REASON_HEADER},
@@ -77,6 +78,9 @@ impl Settler {
     }
 
     async fn carry_out(&self, opened: &mut Opened, message: &Message, redelivered: bool) -> Ending {
+        if let Some(ending) = self.not_before_time(&opened.envelope, message).await {
+            return ending;
+        }
         let mut delays = patience();
         for rerun in 0..MOST_RERUNS {
             let verdict = loop {
@@ -112,7 +116,7 @@ impl Settler {
         let detail = "what this is about changed again and again while it was handled; nothing was executed";
         let problem = Box::new(Problem::new(ProblemKind::Conflict, detail));
         match self.handlers.again(opened.envelope.attempt, None, &problem) {
-            Some(Verdict::Later { after, problem }) => self.later(&opened.envelope, message, after, problem).await,
+            Some(Verdict::Later { after, problem, .. }) => self.later(&opened.envelope, message, after, problem).await,
             _ => self.reject(&opened.envelope, problem, message).await,
         }
     }
@@ -128,7 +132,10 @@ impl Settler {
                     Ending::Unfinished
                 }
             }
-            Verdict::Later { after, problem } => self.later(envelope, message, after, problem).await,
+            Verdict::Later { after, asked: false, problem } => self.later(envelope, message, after, problem).await,
+            Verdict::Later { after, asked: true, problem } => {
+                self.later_on_time(envelope, message, after, problem).await
+            }
             Verdict::Commit { unit, problem } => return self.commit(envelope, message, *unit, problem).await,
         })
     }
@@ -205,12 +212,13 @@ impl Settler {
         after: Duration,
         problem: Option<Box<Problem>>,
     ) -> Ending {
-        let attempt = envelope.attempt + u32::from(problem.is_some());
-        let mut copy = message.clone();
-        copy.properties.headers.insert(ATTEMPT_HEADER.to_owned(), attempt.to_string());
-        copy.properties.headers.insert(NONCE_HEADER.to_owned(), envelope.nonce().to_string());
-        let to = Destination::Delay(DelayStep::at_least(after));
-        let waits = self.publish(vec![Outgoing { to, message: copy }]).await;
+        let copy = next_attempt(envelope, message, problem.is_some());
+        self.park(copy, DelayStep::at_least(after), problem).await
+    }
+
+    /// Publishes a copy that comes back after this step.
+    pub(super) async fn park(&self, copy: Message, step: DelayStep, problem: Option<Box<Problem>>) -> Ending {
+        let waits = self.publish(vec![Outgoing { to: Destination::Delay(step), message: copy }]).await;
         if waits { Ending::Retried(problem) } else { Ending::Unfinished }
     }
 
@@ -261,6 +269,16 @@ impl Settler {
             }
         }
     }
+}
+
+/// A copy to be handled later; `called` says whether the handler was called this time.
+pub(super) fn next_attempt(envelope: &Envelope, message: &Message, called: bool) -> Message {
+    let attempt = envelope.attempt + u32::from(called);
+    let mut copy = message.clone();
+    copy.properties.headers.insert(ATTEMPT_HEADER.to_owned(), attempt.to_string());
+    copy.properties.headers.insert(NONCE_HEADER.to_owned(), envelope.nonce().to_string());
+    copy.properties.headers.remove(DUE_HEADER);
+    copy
 }
 
 fn dead(message: &Message, reason: &str) -> Outgoing {

@@ -48,6 +48,8 @@ pub(super) enum Verdict {
     Later {
         /// How long at least.
         after: Duration,
+        /// Whether the platform named this time: then hardly longer, too.
+        asked: bool,
         /// Why, where the handler was called, so that the next time is another attempt.
         problem: Option<Box<Problem>>,
     },
@@ -111,9 +113,8 @@ impl Ending {
 /// What handling a command gives: a verdict, or the database's trouble, which is never the driver's fault.
 pub(super) type Handled = Result<Verdict, StoreError>;
 
-/// When to try again: what the platform asked for, else a step of the ladder for each attempt.
+/// When to try again, where nobody asked for a time: a step of the ladder for each attempt.
 #[must_use]
-pub(super) fn backoff(attempt: u32, asked: Option<Duration>) -> Duration {
-    let step = DelayStep::ALL[(attempt.max(1) as usize - 1).min(DelayStep::ALL.len() - 1)];
-    asked.unwrap_or_else(|| step.delay())
+pub(super) fn backoff(attempt: u32) -> Duration {
+    DelayStep::ALL[(attempt.max(1) as usize - 1).min(DelayStep::ALL.len() - 1)].delay()
 }

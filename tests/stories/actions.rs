@@ -1,5 +1,7 @@
 //! Actions: `action.<plugin>.<action>`, with every outcome that they can have.
 
+use std::time::Instant;
+
 use serde_json::json;
 
 use crate::support::{Command, World, puppet, story, until, world::COMMUNITY};
@@ -55,6 +57,20 @@ story! {
             assert_eq!(told.event.event_type, "org.metagov.action.failed");
             assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/platform-error");
             assert_eq!(told.event.data["problem"]["detail"], "the puppet broke");
+        }
+    }
+
+    async fn a_platform_that_names_a_time_is_asked_again_at_that_time(world: World) {
+        world.with_puppet().await;
+        for effect in ["pure-act", "keyed-act"] {
+            let begun = Instant::now();
+            let command = World::act(effect, &format!("patient {} {effect}", world.prefix), &["retry-in6500-ms", "answer"]);
+            let told = world.ask(&command).await;
+            assert_eq!(told.event.event_type, "org.metagov.action.completed", "{:?}", told.event.data);
+            assert_eq!(told.event.data["attempts"], 2, "the stops on the way are no attempts");
+            let waited = begun.elapsed();
+            // A step of the ladder that is long enough would take half a minute.
+            assert!((6500..20_000).contains(&waited.as_millis()), "{waited:?}");
         }
     }
 

@@ -9,6 +9,7 @@ mod actions;
 mod bad_input;
 mod communities;
 mod deliveries;
+mod hostile;
 mod processes;
 mod replay;
 mod secrets;

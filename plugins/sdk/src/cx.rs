@@ -25,6 +25,7 @@ use crate::{
 pub struct Cx<P: Plugin> {
     call: Call,
     config: Arc<P::Config>,
+    http: HttpClient,
     declared: Arc<BTreeSet<&'static str>>,
     so_far: Mutex<SoFar>,
 }
@@ -41,7 +42,8 @@ impl<P: Plugin> Cx<P> {
     /// Opens the context of a call; `declared` are the events of the plugin's manifest.
     pub(crate) fn open(call: Call, declared: Arc<BTreeSet<&'static str>>) -> Result<Self> {
         let config = call.config.typed::<P::Config>()?;
-        Ok(Self { call, config, declared, so_far: Mutex::default() })
+        let http = call.environment.http.lent_to(P::NAME);
+        Ok(Self { call, config, http, declared, so_far: Mutex::default() })
     }
 
     /// Closes the context. What was set and emitted counts only where the call succeeded: a failed call has done
@@ -109,10 +111,11 @@ impl<P: Plugin> Cx<P> {
         ChaCha20Rng::from_rng(generator)
     }
 
-    /// HTTP with time-outs and without a way into the service's own network.
+    /// HTTP with time-outs and without a way into the service's own network. A host that fails this plugin again and
+    /// again is left alone for half a minute, and calls to it end at once as passing trouble.
     #[must_use]
     pub fn http(&self) -> &HttpClient {
-        &self.call.environment.http
+        &self.http
     }
 
     /// What the plugin remembers for this instance, including what this call has set; `None`: nothing yet.

@@ -6,7 +6,12 @@
 //! resolves to, at the moment of connecting, so that a name cannot change in between. Up: [`crate::HttpClient`]. Down:
 //! the operating system's resolver.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use thiserror::Error;
@@ -45,16 +50,52 @@ impl Egress {
     }
 }
 
-/// Resolves names and leaves out the addresses that are not allowed.
+/// Addresses, some time.
+pub(crate) type Found = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+/// Asks for the addresses of a name.
+#[derive(Clone)]
+pub(crate) struct Lookup(Arc<dyn Fn(String) -> Found + Send + Sync>);
+
+impl Lookup {
+    /// The operating system's.
+    pub(crate) fn system() -> Self {
+        Self::new(|name| async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) })
+    }
+
+    pub(crate) fn new<F>(ask: impl Fn(String) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
+    {
+        Self(Arc::new(move |name| Box::pin(ask(name))))
+    }
+
+    /// The addresses of a name, whatever they are.
+    pub(crate) fn ask(&self, name: &str) -> Found {
+        (self.0)(name.to_owned())
+    }
+}
+
+impl fmt::Debug for Lookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lookup").finish_non_exhaustive()
+    }
+}
+
+/// Resolves names and leaves out the addresses that are not allowed. Asked for each connection, and what it answers is
+/// what is connected to: a name that answers otherwise the next time gains nothing.
 #[derive(Debug)]
-pub(crate) struct FilteringResolver(pub(crate) Egress);
+pub(crate) struct FilteringResolver {
+    pub(crate) egress: Egress,
+    pub(crate) lookup: Lookup,
+}
 
 impl Resolve for FilteringResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let egress = self.0;
+        let (egress, found) = (self.egress, self.lookup.ask(name.as_str()));
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found.filter(|address| egress.allows(address.ip())).collect();
+            let mut allowed = found.await?;
+            allowed.retain(|address| egress.allows(address.ip()));
             if allowed.is_empty() {
                 return Err(NotPublic.into());
             }
@@ -157,6 +198,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_resolves_to_the_inside_is_refused() {
         let name = "localhost".parse().expect("a name");
-        assert!(FilteringResolver(Egress::PublicOnly).resolve(name).await.is_err());
+        let resolver = FilteringResolver { egress: Egress::PublicOnly, lookup: Lookup::system() };
+        assert!(resolver.resolve(name).await.is_err());
     }
 }

@@ -7,11 +7,15 @@
 //! | [`Error::Failed`] | everything else | ends it as failed |
 //!
 //! `?` on any error makes a `Failed`, never a `Retry`: what posts to a platform must not be repeated because of an
-//! error that nobody knows. [`OrRetry::or_retry`] says where it is safe. Up: handlers. Down: `src/worker`.
+//! error that nobody knows. [`OrRetry::or_retry`] says where it is safe. The one exception is a platform that is left
+//! alone ([`HttpError::LeftAlone`]): nothing was sent. Up: handlers. Down: `src/worker`.
 
 use std::{any::Any, fmt, time::Duration};
 
-use crate::contract::{Problem, ProblemKind, Violation};
+use crate::{
+    HttpError,
+    contract::{Problem, ProblemKind, Violation},
+};
 
 /// The result of a handler.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -99,6 +103,8 @@ impl Error {
     /// The same problem as passing trouble.
     fn into_retry(self, after: Option<Duration>) -> Self {
         match self {
+            // The address will not be a better one.
+            Self::Failed(problem) if problem.kind == ProblemKind::EgressDenied => Self::Failed(problem),
             Self::Rejected(problem) | Self::Failed(problem) => Self::Retry { after, problem },
             Self::Retry { after: known, problem } => Self::Retry { after: after.or(known), problem },
         }
@@ -145,7 +151,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
             }
             cause = next.source();
         }
-        Self::failed(detail)
+        HttpError::verdict(&error, &detail).unwrap_or_else(|| Self::failed(detail))
     }
 }
 

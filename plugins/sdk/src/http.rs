@@ -1,78 +1,43 @@
 //! The HTTP client that plugins are handed: bounded in time and size, no redirects, no way inside.
 //!
-//! A thin layer over `reqwest`: rustls with ring, Mozilla's root certificates, no proxies, no cookies. It does not
-//! retry: a repeated `POST` is the plugin's decision. Up: [`crate::Cx::http`]. Down: [`crate::egress`].
+//! A thin layer over `reqwest`: rustls with ring, Mozilla's root certificates, no proxies, no cookies, no decompression.
+//! It does not retry: a repeated `POST` is the plugin's decision. A host that fails again and again is left alone for a
+//! while ([`crate::breaker`]). Up: [`crate::Cx::http`]. Down: [`crate::egress`].
 
-use std::{fmt, sync::Arc, time::Duration};
+mod error;
+mod response;
+#[cfg(test)]
+mod tests;
 
-use reqwest::{Method, StatusCode, Url, header, redirect};
-use serde::{Serialize, de::DeserializeOwned};
-use thiserror::Error;
+use std::{sync::Arc, time::Duration};
 
+use reqwest::{Method, Url, redirect};
+use serde::Serialize;
+
+pub use self::{error::HttpError, response::Response};
 use crate::{
-    Egress, Error, Result, Secret,
-    egress::{FilteringResolver, NotPublic},
+    Egress, Result, Secret,
+    breaker::{Breakers, Permit},
+    egress::{FilteringResolver, Lookup},
 };
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take as a whole, its answer included.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(20);
-/// How large an answer may be, in bytes.
+/// How large an answer may be, in bytes, where the request does not say.
+const LARGE_ANSWER: usize = 1024 * 1024;
+/// How large an answer may be, whatever the request says.
 const LARGEST_ANSWER: usize = 8 * 1024 * 1024;
 
-/// Makes requests. Cheap to clone; clones share their connections.
+/// Makes requests. Cheap to clone; clones share their connections and what they know of broken platforms.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     client: reqwest::Client,
     egress: Egress,
-}
-
-/// Why a request got no answer. The texts name neither the address's path nor its query, which may hold a secret.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum HttpError {
-    /// The address cannot be used at all.
-    #[error("the address is not an http or https URL with a host")]
-    InvalidUrl,
-    /// The address lies where plugins may not go.
-    #[error("{host} was refused")]
-    Refused {
-        /// The host of the address.
-        host: String,
-        /// Why.
-        source: NotPublic,
-    },
-    /// It took longer than it may.
-    #[error("{host} did not answer in time")]
-    TimedOut {
-        /// The host of the address.
-        host: String,
-    },
-    /// The answer is larger than it may be.
-    #[error("the answer of {host} is larger than {LARGEST_ANSWER} bytes")]
-    TooLarge {
-        /// The host of the address.
-        host: String,
-    },
-    /// The answer is not the JSON that was expected.
-    #[error("the answer of {host} is not the JSON that was expected (line {line}, column {column})")]
-    NotJson {
-        /// The host of the address.
-        host: String,
-        /// Where it differs.
-        line: usize,
-        /// Where it differs.
-        column: usize,
-    },
-    /// Everything else: no connection, a broken one, a header that is none.
-    #[error("{host} cannot be asked")]
-    Failed {
-        /// The host of the address.
-        host: String,
-        /// What happened, without the address.
-        source: reqwest::Error,
-    },
+    breakers: Breakers,
+    /// The plugin that it was lent to; nobody's at first.
+    owner: &'static str,
 }
 
 impl HttpClient {
@@ -82,6 +47,10 @@ impl HttpClient {
     /// Never: everything that it is made from is part of the program.
     #[must_use]
     pub fn new(egress: Egress) -> Self {
+        Self::resolving(egress, Lookup::system())
+    }
+
+    fn resolving(egress: Egress, lookup: Lookup) -> Self {
         let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -90,17 +59,27 @@ impl HttpClient {
             .with_no_client_auth();
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
-            .dns_resolver(FilteringResolver(egress))
+            .dns_resolver(FilteringResolver { egress, lookup })
             // A redirect would be followed without looking at where it leads.
             .redirect(redirect::Policy::none())
             // A proxy of the environment would be asked instead of our resolver.
             .no_proxy()
+            // A kilobyte may unpack to a gigabyte. Off already, unless another crate turns reqwest's features on.
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TOTAL_TIMEOUT)
             .user_agent(concat!("metagov/", env!("CARGO_PKG_VERSION")))
             .build()
             .expect("a client made from constants builds");
-        Self { client, egress }
+        Self { client, egress, breakers: Breakers::default(), owner: "" }
+    }
+
+    /// The same client for the calls of one plugin: what it finds broken is no other plugin's business.
+    pub(crate) fn lent_to(&self, plugin: &'static str) -> Self {
+        Self { owner: plugin, ..self.clone() }
     }
 
     /// A `GET` request.
@@ -117,9 +96,10 @@ impl HttpClient {
     pub fn request(&self, method: Method, url: &str) -> Request {
         let prepared = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https")).and_then(|url| {
             let host = url.host_str()?.to_owned();
-            Some((host, self.client.request(method, url)))
+            let address = format!("{host}:{}", url.port_or_known_default()?);
+            Some(Prepared { host, address, request: self.client.request(method, url) })
         });
-        Request { prepared, egress: self.egress }
+        Request { prepared, from: self.clone(), largest_answer: LARGE_ANSWER }
     }
 }
 
@@ -127,9 +107,18 @@ impl HttpClient {
 #[derive(Debug)]
 #[must_use = "a request does nothing until it is sent"]
 pub struct Request {
-    /// Host and request; `None` where the address is not usable.
-    prepared: Option<(String, reqwest::RequestBuilder)>,
-    egress: Egress,
+    /// `None` where the address is not usable.
+    prepared: Option<Prepared>,
+    from: HttpClient,
+    largest_answer: usize,
+}
+
+#[derive(Debug)]
+struct Prepared {
+    host: String,
+    /// Host and port.
+    address: String,
+    request: reqwest::RequestBuilder,
 }
 
 impl Request {
@@ -153,117 +142,68 @@ impl Request {
         self.with(|request| request.body(body))
     }
 
-    /// A shorter time-out than the client's.
+    /// A shorter time-out than the client's 20 seconds, for the whole of request and answer.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|request| request.timeout(timeout.min(TOTAL_TIMEOUT)))
+    }
+
+    /// How many bytes the answer may have: 1 MiB where this is not said, 8 MiB at most.
+    pub fn largest_answer(mut self, bytes: usize) -> Self {
+        self.largest_answer = bytes.min(LARGEST_ANSWER);
+        self
     }
 
     /// Sends the request and reads the whole answer, whatever its status.
     ///
     /// # Errors
-    /// [`HttpError`] where there was no answer within bounds. `?` makes it a failure, `.or_retry()?` passing trouble.
+    /// [`HttpError`] where there was no answer within bounds. `?` makes it a failure, `.or_retry()?` passing trouble;
+    /// [`HttpError::Refused`] and [`HttpError::LeftAlone`] say themselves which of the two they are.
     pub async fn send(self) -> Result<Response, HttpError> {
-        let (host, request) = self.prepared.ok_or(HttpError::InvalidUrl)?;
-        if let Err(source) = self.egress.check_literal(&host) {
+        let Prepared { host, address, request } = self.prepared.ok_or(HttpError::InvalidUrl)?;
+        if let Err(source) = self.from.egress.check_literal(&host) {
             return Err(HttpError::Refused { host, source });
         }
-        let mut response = request.send().await.map_err(|error| failed(&host, error))?;
-        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| failed(&host, error))? {
-            if body.len() + chunk.len() > LARGEST_ANSWER {
-                return Err(HttpError::TooLarge { host });
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Response { host, status, headers, body })
+        let permit = match self.from.breakers.admit(self.from.owner, &address) {
+            Ok(permit) => permit,
+            Err(after) => return Err(HttpError::LeftAlone { host: address, after }),
+        };
+        let result = read(&host, request, self.largest_answer).await;
+        tell(permit, &result);
+        result
     }
 
     fn with(mut self, change: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder) -> Self {
-        self.prepared = self.prepared.map(|(host, request)| (host, change(request)));
+        self.prepared = self.prepared.map(|prepared| Prepared { request: change(prepared.request), ..prepared });
         self
     }
 }
 
-fn failed(host: &str, error: reqwest::Error) -> HttpError {
-    let host = host.to_owned();
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(current) = cause {
-        if let Some(source) = current.downcast_ref::<NotPublic>() {
-            return HttpError::Refused { host, source: *source };
+async fn read(host: &str, request: reqwest::RequestBuilder, limit: usize) -> Result<Response, HttpError> {
+    let failed = |error| HttpError::of(host, error);
+    let too_large = || HttpError::TooLarge { host: host.to_owned(), limit };
+    let mut response = request.send().await.map_err(failed)?;
+    if response.content_length().is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > limit {
+            return Err(too_large());
         }
-        cause = current.source();
+        body.extend_from_slice(&chunk);
     }
-    if error.is_timeout() {
-        HttpError::TimedOut { host }
-    } else {
-        HttpError::Failed { host, source: error.without_url() }
-    }
+    let headers = std::mem::take(response.headers_mut());
+    Ok(Response { host: host.to_owned(), status: response.status(), headers, body })
 }
 
-/// An answer, read whole.
-pub struct Response {
-    host: String,
-    status: StatusCode,
-    headers: header::HeaderMap,
-    body: Vec<u8>,
-}
-
-impl Response {
-    /// The status code.
-    #[must_use]
-    pub fn status(&self) -> u16 {
-        self.status.as_u16()
-    }
-
-    /// A header, where it is there and readable.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
-
-    /// The body.
-    #[must_use]
-    pub fn body(&self) -> &[u8] {
-        &self.body
-    }
-
-    /// The body as JSON.
-    ///
-    /// # Errors
-    /// [`HttpError::NotJson`], which does not repeat the body.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, HttpError> {
-        serde_json::from_slice(&self.body).map_err(|error| HttpError::NotJson {
-            host: self.host.clone(),
-            line: error.line(),
-            column: error.column(),
-        })
-    }
-
-    /// The answer, if it is one: a status of 2xx.
-    ///
-    /// # Errors
-    /// [`Error::Retry`] for 429 and 503, which say that the request was not handled, after the `Retry-After` of the
-    /// answer; [`Error::Failed`] for every other status.
-    pub fn success(self) -> Result<Self> {
-        if self.status.is_success() {
-            return Ok(self);
-        }
-        let detail = format!("{} answered with status {}", self.host, self.status());
-        if !matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            return Err(Error::failed(detail));
-        }
-        let seconds = self.header("retry-after").and_then(|value| value.trim().parse().ok());
-        Err(match seconds {
-            Some(seconds) => Error::retry_after(Duration::from_secs(seconds), detail),
-            None => Error::retry(detail),
-        })
-    }
-}
-
-/// Bodies and headers of platforms hold what nobody should read in a log.
-impl fmt::Debug for Response {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Response").field("host", &self.host).field("status", &self.status).finish_non_exhaustive()
+/// What a call says about the platform. 429 is the answer of one that works; a body without end is an answer too.
+fn tell(permit: Permit, result: &Result<Response, HttpError>) {
+    match result {
+        Ok(response) if response.status.is_server_error() => permit.failed(),
+        Ok(_) | Err(HttpError::TooLarge { .. } | HttpError::NotJson { .. }) => permit.answered(),
+        // A header that is none: it never got as far as the platform.
+        Err(HttpError::Failed { source, .. }) if source.is_builder() => permit.not_made(),
+        Err(HttpError::TimedOut { .. } | HttpError::Failed { .. }) => permit.failed(),
+        Err(HttpError::InvalidUrl | HttpError::Refused { .. } | HttpError::LeftAlone { .. }) => permit.not_made(),
     }
 }

@@ -4,6 +4,7 @@
 extern crate self as metagov_sdk;
 
 pub mod action;
+mod breaker;
 pub mod call;
 pub mod contract;
 pub mod cx;

@@ -7,13 +7,15 @@ use std::collections::BTreeSet;
 
 use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind};
 use schemars::JsonSchema;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::contract::Violation;
 
 /// A document with more violations than this is told the first ones.
 const MOST_VIOLATIONS: usize = 20;
+/// Defaults that fill in more than this for one object contain themselves.
+const MOST_DEFAULTS: usize = 1_000;
 
 /// What a secret looks like wherever it is shown.
 pub const MASK: &str = "********";
@@ -51,7 +53,8 @@ impl Schema {
     /// Compiles a schema document.
     ///
     /// # Errors
-    /// [`InvalidSchema`] where it is no JSON Schema, or refers to anything outside itself.
+    /// [`InvalidSchema`] where it is no JSON Schema, refers to anything outside itself, or has a default that contains
+    /// itself.
     pub fn compile(mut document: Value, unknown: Unknown) -> Result<Self, InvalidSchema> {
         if unknown == Unknown::Refused {
             refuse_unknown_members(&mut document);
@@ -63,6 +66,9 @@ impl Schema {
             .with_pattern_options(PatternOptions::regex())
             .build(&document)
             .map_err(|error| InvalidSchema(error.to_string()))?;
+        if !defaults_end(&document, &document) {
+            return Err(InvalidSchema("a default contains itself: filling it in would never end".to_owned()));
+        }
         Ok(Self { document, validator })
     }
 
@@ -95,7 +101,8 @@ impl Schema {
 
     /// Fills in the defaults that the schema declares for members of objects, where they are absent.
     pub fn fill_defaults(&self, instance: &mut Value) {
-        fill(&self.document, &self.document, instance);
+        let mut unbounded = usize::MAX;
+        fill(&self.document, &self.document, instance, &mut unbounded);
     }
 
     /// Where the document holds what the schema marks `writeOnly`: JSON pointers, none of them within another. What is
@@ -203,20 +210,34 @@ fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
         .unwrap_or(schema)
 }
 
-fn fill(root: &Value, schema: &Value, instance: &mut Value) {
+/// `left` is how many defaults may still be filled in; none is filled in after that.
+fn fill(root: &Value, schema: &Value, instance: &mut Value, left: &mut usize) {
     let Some(Value::Object(properties)) = resolve(root, schema).get("properties") else { return };
     let Value::Object(members) = instance else { return };
     for (name, property) in properties {
         if let Some(default) = property.get("default").or_else(|| resolve(root, property).get("default")) {
             // A default of null says no more than absence does.
-            if !default.is_null() && !members.contains_key(name) {
+            if !default.is_null() && !members.contains_key(name) && *left > 0 {
+                *left -= 1;
                 members.insert(name.clone(), default.clone());
             }
         }
         if let Some(member) = members.get_mut(name) {
-            fill(root, property, member);
+            fill(root, property, member, left);
         }
     }
+}
+
+/// Whether filling in ends for an object of every schema in the document.
+fn defaults_end(root: &Value, schema: &Value) -> bool {
+    let mut left = MOST_DEFAULTS;
+    fill(root, schema, &mut Value::Object(Map::new()), &mut left);
+    left > 0
+        && match schema {
+            Value::Object(members) => members.values().all(|value| defaults_end(root, value)),
+            Value::Array(items) => items.iter().all(|item| defaults_end(root, item)),
+            _ => true,
+        }
 }
 
 /// So many references and choices are followed at one place; a schema that refers to itself has no end.
@@ -255,7 +276,7 @@ impl Search<'_> {
                         Some(property) => self.below(property, name, member),
                         None => {
                             let patterns = schema.get("patternProperties").and_then(Value::as_object);
-                            let others = patterns.into_iter().flat_map(serde_json::Map::values);
+                            let others = patterns.into_iter().flat_map(Map::values);
                             for schema in others.chain(schema.get("additionalProperties")) {
                                 self.below(schema, name, member);
                             }
@@ -384,9 +405,47 @@ mod tests {
     }
 
     #[test]
+    fn a_default_that_contains_itself_is_refused_and_a_recursive_schema_is_not() {
+        let endless = json!({"properties": {"next": {"$ref": "#", "default": {}}}});
+        assert!(Schema::compile(endless, Unknown::AsDeclared).is_err());
+        let branching = json!({"$defs": {"A": {"properties": {"l": {"$ref": "#/$defs/A", "default": {}}, "r": {"$ref": "#/$defs/A", "default": {}}}}}});
+        assert!(Schema::compile(branching, Unknown::AsDeclared).is_err());
+        let list = schema(json!({"properties": {"next": {"$ref": "#"}, "value": {"default": 1}}}));
+        let mut value = json!({"next": {"next": {}}});
+        list.fill_defaults(&mut value);
+        assert_eq!(value, json!({"value": 1, "next": {"value": 1, "next": {"value": 1}}}));
+        assert!(list.violations(&value, "").is_empty());
+        assert!(!list.violations(&json!({"next": {"next": 1, "nxt": 1}}), "").is_empty());
+    }
+
+    #[test]
     fn a_schema_reaches_neither_network_nor_files() {
-        for reference in ["http://169.254.169.254/x", "file:///etc/passwd"] {
-            assert!(Schema::compile(json!({"$ref": reference}), Unknown::AsDeclared).is_err(), "{reference}");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let local = format!("http://{}/schema.json", listener.local_addr().expect("it is bound"));
+        for reference in ["http://169.254.169.254/x", "file:///etc/passwd", "file:///dev/null#", &local] {
+            for document in [
+                json!({"$ref": reference}),
+                json!({"properties": {"a": {"items": {"$ref": reference}}}}),
+                json!({"$id": reference, "$ref": "other.json"}),
+                json!({"$schema": reference}),
+                json!({"$dynamicRef": reference}),
+            ] {
+                assert!(Schema::compile(document.clone(), Unknown::AsDeclared).is_err(), "{document}");
+            }
+        }
+        listener.set_nonblocking(true).expect("it can be asked");
+        assert!(listener.accept().is_err(), "somebody came to fetch a schema");
+    }
+
+    #[test]
+    fn a_pattern_takes_no_longer_than_its_text_is_long() {
+        let evil = schema(json!({"type": "string", "pattern": "^(a+)+$"}));
+        let text = Value::from("a".repeat(50_000) + "!");
+        let begun = std::time::Instant::now();
+        assert_eq!(evil.violations(&text, "/text")[0].keyword, "pattern");
+        assert!(begun.elapsed() < std::time::Duration::from_millis(500), "{:?}", begun.elapsed());
+        for backtracking in ["(a)\\1", "(?=a)b"] {
+            assert!(Schema::compile(json!({"pattern": backtracking}), Unknown::AsDeclared).is_err(), "{backtracking}");
         }
     }
 }

@@ -102,6 +102,8 @@ pub(crate) enum Deed {
     Answer,
     Reject,
     Retry,
+    /// As a platform does that says when it wants to be asked again.
+    RetryIn6500Ms,
     Fail,
     Panic,
     Hang,
@@ -146,6 +148,7 @@ async fn act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> 
         Deed::Answer => Ok(format!("{tag} {}", cx.idempotency_key())),
         Deed::Reject => Err(Error::rejected("the puppet refuses")),
         Deed::Retry => Err(Error::retry("the puppet is away")),
+        Deed::RetryIn6500Ms => Err(Error::retry_after(Duration::from_millis(6500), "the puppet asks for time")),
         Deed::Fail => Err(Error::failed("the puppet broke")),
         Deed::Panic => panic!("the puppet was told to"),
         Deed::Hang => std::future::pending().await,

@@ -90,6 +90,8 @@ kinds! {
     InvalidSignature = "invalid-signature", 401, "The webhook's signature does not hold";
     /// The platform answered with an error, or did not answer.
     PlatformError = "platform-error", 502, "The platform failed";
+    /// The address of a platform lies where plugins may not go.
+    EgressDenied = "egress-denied", 403, "The address may not be reached from here";
     /// The handler ran longer than its deadline.
     Timeout = "timeout", 504, "The handler ran out of time";
     /// The handler panicked.
