@@ -26,7 +26,8 @@ pub use dead_letter::{DeadLetter, DeadVerdict};
 pub use delivery::{Deliveries, Delivery, Receipt, Subscription};
 pub use error::{BrokerError, BusError, SocketError};
 pub use message::{
-    ATTEMPT_HEADER, DelayStep, Destination, Message, Outgoing, Properties, Published, REASON_HEADER, is_reply_queue,
+    ATTEMPT_HEADER, DelayStep, Destination, Message, Outgoing, Properties, Published, REASON_HEADER, Refusal,
+    is_reply_queue,
 };
 pub use topology::{Queue, Topology};
 
@@ -47,6 +48,22 @@ pub struct Settings {
     pub declare: bool,
     /// After how many returns a message is set aside; see [`Topology`].
     pub delivery_limit: u32,
+}
+
+/// What stands, and where something does not: what is wrong, in words for whoever runs the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Both connections are there, and the broker takes messages.
+    pub broker: Result<(), String>,
+    /// Every consumer is at its queue.
+    pub queues: Result<(), String>,
+}
+
+impl Standing {
+    fn of(broker: &[String], queues: &[String]) -> Self {
+        let said = |wrong: &[String]| if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) };
+        Self { broker: said(broker), queues: said(queues) }
+    }
 }
 
 /// A handle on the bus; clones are cheap and share the connections.
@@ -174,6 +191,15 @@ impl Bus {
             Kind::RabbitMq(bus) => bus.stop_consuming(),
             Kind::InProcess(bus) => bus.stop_consuming(),
             Kind::Socket(_) => {}
+        }
+    }
+
+    /// What stands at this moment, and what does not.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match &self.0 {
+            Kind::RabbitMq(bus) => bus.standing(),
+            Kind::InProcess(_) | Kind::Socket(_) => Standing::of(&[], &[]),
         }
     }
 

@@ -3,6 +3,8 @@
 //! One table, checked for each layer on its own, so that a fault names the layer that made it even where a later layer
 //! sets the key again. Up: [`super::layers`]. Down: [`super::fault`].
 
+use std::net::SocketAddr;
+
 use config::{Value, ValueKind};
 
 use super::{fault::Fault, layers::Layer};
@@ -17,10 +19,12 @@ enum Rule {
     NotEmpty,
     /// A word that is safe in the names of exchanges and queues.
     Prefix,
+    /// IP address and port, or nothing.
+    Address,
     Filter,
 }
 
-use Rule::{Filter, NotEmpty, OneOf, Prefix, Range, Url};
+use Rule::{Address, Filter, NotEmpty, OneOf, Prefix, Range, Url};
 
 const DAY: i64 = 86_400;
 
@@ -41,6 +45,7 @@ const RULES: &[(&str, Rule)] = &[
     ("worker.max_body_bytes", Range(1024, 16 * 1024 * 1024)),
     ("worker.drain_seconds", Range(0, DAY)),
     ("scheduler.batch", Range(1, 100_000)),
+    ("health.address", Address),
     ("log.format", OneOf(&["human", "json"])),
     ("log.filter", Filter),
 ];
@@ -72,8 +77,11 @@ impl Rule {
             }
             NotEmpty if text.is_empty() => Err("must not be empty".to_owned()),
             Prefix if !is_prefix(text) => Err("must be 1 to 40 of a-z, A-Z, 0-9, - and _".to_owned()),
+            Address if !text.is_empty() && text.parse::<SocketAddr>().is_err() => {
+                Err("must be empty, or an IP address with a port, as 127.0.0.1:9090 or [::]:9090".to_owned())
+            }
             Filter => telemetry::parse_filter(text).map(|_| ()).map_err(|error| error.to_string()),
-            NotEmpty | Prefix => Ok(()),
+            NotEmpty | Prefix | Address => Ok(()),
         }
     }
 }
