@@ -57,10 +57,14 @@ impl DeadLetter {
     pub(super) fn revived(&self) -> Outgoing {
         let mut message = self.message.clone();
         message.properties.expiration = None;
-        let ours = [ATTEMPT_HEADER, REASON_HEADER];
-        message.properties.headers.retain(|name, _| !ours.contains(&name.as_str()) && !is_brokers_note(name));
+        message.properties.headers.retain(|name, _| !is_trace(name));
         Outgoing { to: Destination::Commands, message }
     }
+}
+
+/// Whether this header tells of its death, or of what was tried before.
+pub(super) fn is_trace(header: &str) -> bool {
+    header == ATTEMPT_HEADER || header == REASON_HEADER || is_brokers_note(header)
 }
 
 /// Writes into a message why and where it died last. RabbitMQ 4 does so itself; older ones say it in `x-death` only.

@@ -50,6 +50,15 @@ pub struct Settings {
     pub delivery_limit: u32,
 }
 
+/// What is at a queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages that no consumer has been handed.
+    pub waiting: u32,
+    /// Consumers.
+    pub consumers: u32,
+}
+
 /// What stands, and where something does not: what is wrong, in words for whoever runs the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
@@ -182,6 +191,19 @@ impl Bus {
             Kind::RabbitMq(bus) => bus.dead_letters(decide).await,
             Kind::InProcess(bus) => bus.dead_letters(decide),
             Kind::Socket(bus) => bus.dead_letters(decide).await,
+        }
+    }
+
+    /// How much waits in a queue, and for how many consumers; a queue that is missing has none of either.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] once the bus is closed, and always over a socket: workers are the affair of the process that
+    /// lends it.
+    pub async fn depth(&self, queue: &Queue) -> Result<Depth, BusError> {
+        match &self.0 {
+            Kind::RabbitMq(bus) => bus.depth(queue).await,
+            Kind::InProcess(bus) => bus.depth(queue),
+            Kind::Socket(_) => Err(BusError::Closed),
         }
     }
 

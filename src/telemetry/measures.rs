@@ -61,6 +61,11 @@ const HISTOGRAMS: [(&str, &str, &[f64]); 3] = [
     (CONFIRM_SECONDS, "From the first try to publish a batch to its last confirm", &SECONDS),
 ];
 
+/// Every name.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    COUNTERS.iter().chain(&GAUGES).map(|(name, _)| *name).chain(HISTOGRAMS.iter().map(|(name, ..)| *name))
+}
+
 /// Begins to keep figures, the first time that it is called; from then on it hands out the same figures. In a program
 /// that brought a recorder of its own, that one keeps them, and these stay empty.
 ///

@@ -1,6 +1,9 @@
 //! What only a real broker can do to the bus: be away, cut, hang, forget a queue, and speak with foreign clients.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::StreamExt;
 use lapin::{
@@ -75,6 +78,47 @@ async fn nothing_is_lost_while_the_connections_are_cut_again_and_again() {
     .await;
     soon("the end of publishing", publisher).await.expect("it did not panic");
     bus.close().await;
+    remove(&settings.prefix).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_taken_but_never_confirmed_is_published_again_under_the_same_id() {
+    const ROUNDS: usize = 25;
+    let (proxy, settings, bus) = proxied(Duration::from_secs(10)).await;
+    let direct = connect(&Settings { url: SecretString::from(amqp_url()), ..settings.clone() }).await;
+    let mut deliveries = direct.consume(Queue::Plugin(plugin()), 100);
+    soon("consuming", direct.wait_until_consuming()).await;
+    let mut seen = BTreeMap::<String, usize>::new();
+    for round in 0..ROUNDS {
+        // The connection stands, and has published before.
+        bus.publish(vec![command(format!("before {round}"))]).await.expect("it is open");
+        proxy.swallow_answers();
+        let publishing = tokio::spawn({
+            let bus = bus.clone();
+            async move { bus.publish((0..4).map(|n| command(format!("{round}.{n}"))).collect()).await }
+        });
+        while (0..4).any(|n| !seen.contains_key(&format!("{round}.{n}"))) {
+            let delivery = next(&mut deliveries).await;
+            *seen.entry(id(&delivery.message).to_owned()).or_default() += 1;
+            delivery.receipt.ack();
+        }
+        assert!(!publishing.is_finished(), "no confirm has come through");
+        proxy.pass();
+        proxy.cut();
+        let fates = soon("publishing", publishing).await.expect("no panic").expect("it is open");
+        assert_eq!(fates, [Published::Routed; 4]);
+    }
+    bus.publish(vec![command("last")]).await.expect("it is open");
+    while !seen.contains_key("last") {
+        let delivery = next(&mut deliveries).await;
+        *seen.entry(id(&delivery.message).to_owned()).or_default() += 1;
+        delivery.receipt.ack();
+    }
+    for (id, times) in seen.iter().filter(|(id, _)| id.contains('.')) {
+        assert_eq!(*times, 2, "{id}: once before the cut and once after it");
+    }
+    bus.close().await;
+    direct.close().await;
     remove(&settings.prefix).await;
 }
 

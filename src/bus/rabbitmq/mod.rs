@@ -10,6 +10,7 @@ mod acknowledger;
 mod consumer;
 mod dead_letters;
 mod declare;
+mod mend;
 mod outage;
 mod publisher;
 mod session;
@@ -29,7 +30,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BrokerError, BusError, DeadLetter, DeadVerdict, Deliveries, Outgoing, Published, Queue, Settings, Standing,
+    BrokerError, BusError, DeadLetter, DeadVerdict, Deliveries, Depth, Outgoing, Published, Queue, Settings, Standing,
     Subscription, Topology, delivery::Settlement, topology::Names,
 };
 use consumer::{Census, Consumer};
@@ -55,6 +56,7 @@ const BLOCKED: &str = "RabbitMQ is short of memory or disk and takes no messages
 /// The bus on RabbitMQ.
 #[derive(Debug)]
 pub struct RabbitMq {
+    uri: AMQPUri,
     consuming: Session,
     publishing: Session,
     publisher: Publisher,
@@ -117,13 +119,14 @@ impl RabbitMq {
         let board = Board::default();
         let (consuming, life) = Session::new(uri.clone(), "consuming", &board, gone.clone());
         sessions.spawn(life);
-        let (publishing, life) = Session::new(uri, "publishing", &board, gone.clone());
+        let (publishing, life) = Session::new(uri.clone(), "publishing", &board, gone.clone());
         sessions.spawn(life);
         let (publisher, life) =
             Publisher::new(publishing.clone(), Arc::clone(&declaring), board.line(Part::Broker), closed.clone());
         tasks.spawn(life);
 
         let bus = Arc::new(Self {
+            uri,
             consuming,
             publishing,
             publisher,
@@ -207,9 +210,21 @@ impl RabbitMq {
         &self,
         decide: &mut (dyn FnMut(&DeadLetter) -> DeadVerdict + Send),
     ) -> Result<Vec<DeadLetter>, BusError> {
+        self.until_closed(dead_letters::settle(&self.uri, &self.declaring.names, decide)).await
+    }
+
+    pub(super) async fn depth(&self, queue: &Queue) -> Result<Depth, BusError> {
+        let queue = declare::name(&self.declaring.names.queue(queue));
         self.until_closed(async {
-            let link = self.consuming.link().await.ok_or(BusError::Closed)?;
-            dead_letters::settle(&link, &self.declaring.names, &self.publisher, decide).await
+            loop {
+                let link = self.consuming.link().await.ok_or(BusError::Closed)?;
+                match declare::look(&link, queue.clone()).await {
+                    Ok(depth) => return Ok(depth),
+                    Err(error) if error.is_amqp_soft_error() => return Ok(Depth::default()),
+                    // The link broke on the way: on the next one, then.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
         })
         .await
     }

@@ -48,7 +48,7 @@ pub(super) struct Link {
 
 /// Why a session lost its connection.
 #[derive(Debug, thiserror::Error)]
-enum Lost {
+pub(super) enum Lost {
     #[error("cannot connect")]
     Connect(#[source] lapin::Error),
     #[error("no connection within {} s", CONNECT_TIMEOUT.as_secs())]
@@ -169,7 +169,7 @@ async fn supervise(
     }
 }
 
-async fn connect(uri: &AMQPUri, role: &str) -> Result<Connection, Lost> {
+pub(super) async fn connect(uri: &AMQPUri, role: &str) -> Result<Connection, Lost> {
     let properties = ConnectionProperties::default().with_connection_name(format!("metagov {role}").into());
     timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties))
         .await
