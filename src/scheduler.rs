@@ -10,11 +10,7 @@
 //! Up: `processes.due_at` and `plugin_instances.due_at` in the database. Down:
 //! `metagov.poll.<plugin>` in the broker, then `src/worker`.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use metagov_sdk::contract::{Command, Name, Poll, Tick, event::derive_uuid};

@@ -124,3 +124,33 @@ fn length(value: &Value) -> usize {
     serde_json::to_writer(&mut count, value).expect("counting never fails");
     count.0
 }
+
+#[cfg(test)]
+mod tests {
+    use metagov_sdk::contract::PlatformEvent;
+    use serde_json::json;
+
+    use super::*;
+
+    async fn answered(bytes: usize, emitted: usize) -> Finished<Value> {
+        let data = json!("x".repeat(emitted.saturating_sub(2)));
+        let events = vec![PlatformEvent { event_type: "said".to_owned(), data, initiator: None }];
+        // With the quotes of a text.
+        let result = Ok(json!("x".repeat(bytes.saturating_sub(2))));
+        let finished = Finished { result, effects: Effects { state: None, events } };
+        guarded(Box::pin(std::future::ready(finished)), Duration::from_secs(10)).await.into_finished()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_would_not_fit_through_the_broker_is_a_failure_and_nothing_of_it_is_kept() {
+        for (bytes, emitted) in [(LARGEST_ANSWER + 1, 2), (LARGEST_ANSWER / 2, LARGEST_ANSWER / 2 + 1)] {
+            let Finished { result, effects } = answered(bytes, emitted).await;
+            let Err(Error::Failed(problem)) = result else { panic!("{bytes} and {emitted} bytes were taken") };
+            assert_eq!(problem.kind, ProblemKind::InvalidOutput);
+            assert!(problem.detail.contains(&format!("{} bytes", bytes + emitted)), "{}", problem.detail);
+            assert_eq!(effects, Effects::default());
+        }
+        let Finished { result, effects } = answered(LARGEST_ANSWER - 2, 2).await;
+        assert!(result.is_ok() && effects.events.len() == 1, "as much as may be");
+    }
+}

@@ -12,7 +12,7 @@ use secrecy::SecretString;
 
 use super::{
     broker::Broker,
-    rig::{command, connect, event, id, next, plugin, raw_channel_to, soon},
+    rig::{amqp_url, command, connect, event, id, next, plugin, raw_channel_to, remove, settings, soon},
 };
 
 /// Waits until what is asked for holds.
@@ -141,7 +141,7 @@ async fn a_broker_without_memory_takes_acknowledgements_and_later_the_rest() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_without_disk_takes_acknowledgements_and_later_the_rest() {
-    let low = ["set_disk_free_limit", "100TB"];
+    let low = ["set_disk_free_limit", "100000GB"];
     an_alarm_stops_publishing_and_nothing_else(&low, &["set_disk_free_limit", "10MB"]).await;
 }
 
@@ -293,4 +293,38 @@ async fn dead_letters_wait_for_their_queue_where_it_is_missing() {
     .await;
     killers.close().await;
     bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_tells_how_much_waits_and_for_how_many() {
+    let settings = settings(&amqp_url());
+    let bus = connect(&settings).await;
+    let memory = Bus::in_process("depth");
+    for bus in [&bus, &memory] {
+        let queue = Queue::Poll(plugin());
+        let nothing = metagov::bus::Depth::default();
+        assert_eq!(soon("looking", bus.depth(&queue)).await.expect("it is open"), nothing, "there is no such queue");
+        bus.apply_topology(&[plugin()]).await.expect("it is declared");
+        let polls = |from: u32, to: u32| {
+            (from..to)
+                .map(|n| {
+                    let mut poll = command(n);
+                    poll.message.routing_key = "poll.randomness.vote".to_owned();
+                    poll
+                })
+                .collect()
+        };
+        bus.publish(polls(0, 3)).await.expect("it is open");
+        let depth = bus.depth(&queue).await.expect("it is open");
+        assert_eq!((depth.waiting, depth.consumers), (3, 0));
+        let mut deliveries = bus.consume(queue.clone(), 2);
+        soon("consuming", bus.wait_until_consuming()).await;
+        let held = [next(&mut deliveries).await, next(&mut deliveries).await];
+        let depth = bus.depth(&queue).await.expect("it is open");
+        assert_eq!((depth.waiting, depth.consumers), (1, 1));
+        drop(held);
+    }
+    memory.close().await;
+    bus.close().await;
+    remove(&settings.prefix).await;
 }

@@ -13,7 +13,7 @@ use lapin::{
     },
     types::{AMQPValue, FieldTable, LongString},
 };
-use metagov::bus::{Bus, BusError, Destination, Outgoing, Published, Queue, Settings};
+use metagov::bus::{Bus, BusError, DeadLetter, DeadVerdict, Destination, Outgoing, Published, Queue, Settings};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -332,6 +332,62 @@ async fn a_message_that_breaks_the_connection_is_set_aside_and_its_neighbours_ar
             assert_eq!(id(&delivery.message), expected.to_string());
             delivery.receipt.ack();
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_breaks_connections_is_shown_and_those_behind_it_and_retried_as_it_is_shown() {
+    tell(On::RabbitMq, |rig: Rig| async move {
+        rig.bus.apply_topology(&[plugin()]).await.expect("it is declared");
+        let proxy = Proxy::corrupting(b"poison-poison", broker_address()).await;
+        let (_connection, channel) = raw_channel_to(&by_way_of(&proxy)).await;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("it confirms");
+        let mut headers = FieldTable::default();
+        headers.insert("binary".into(), AMQPValue::LongString(LongString::from(vec![b'a', 0xff])));
+        let mut table = FieldTable::default();
+        table.insert("deep".into(), AMQPValue::Boolean(true));
+        headers.insert("table".into(), AMQPValue::FieldTable(table));
+        let sent = headers.clone();
+        headers.insert(metagov::bus::REASON_HEADER.into(), AMQPValue::LongString("unreadable".into()));
+        for message_id in ["poison-poison", "behind it"] {
+            channel
+                .basic_publish(
+                    format!("{}.dead", rig.settings.prefix).into(),
+                    "action.randomness.random-int".into(),
+                    BasicPublishOptions::default(),
+                    b"{}",
+                    BasicProperties::default()
+                        .with_message_id(message_id.into())
+                        .with_app_id("driver".into())
+                        .with_headers(headers.clone()),
+                )
+                .await
+                .expect("it is sent")
+                .await
+                .expect("it is confirmed");
+        }
+        let mended = "?".repeat("poison-poison".len());
+        let shown = soon("looking", rig.bus.dead_letters(&mut |_| DeadVerdict::Keep)).await.expect("they can be read");
+        assert_eq!(shown.iter().map(DeadLetter::id).collect::<Vec<_>>(), [mended.as_str(), "behind it"]);
+        assert_eq!(shown[0].message.properties.headers["binary"], "a\u{fffd}");
+        assert_eq!(shown[0].reason(), Some("unreadable"));
+
+        let (_own, raw) = raw_channel().await;
+        let queue = format!("{}.plugin.randomness", rig.settings.prefix);
+        let mut retried = raw
+            .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .await
+            .expect("it can be consumed");
+        soon("retrying", rig.bus.dead_letters(&mut |_| DeadVerdict::Retry)).await.expect("they can be retried");
+        for expected in [mended.as_str(), "behind it"] {
+            let delivery = soon("the retried", retried.next()).await.expect("it goes on").expect("it can be read");
+            let properties = &delivery.properties;
+            assert_eq!(properties.message_id().as_ref().map(ToString::to_string).as_deref(), Some(expected));
+            assert_eq!(properties.app_id().as_ref().map(ToString::to_string).as_deref(), Some("driver"));
+            assert_eq!(properties.headers().as_ref(), Some(&sent), "all that its sender wrote, and no more");
+        }
+        assert!(rig.bus.dead_letters(&mut |_| DeadVerdict::Keep).await.expect("they can be read").is_empty());
     })
     .await;
 }

@@ -84,7 +84,10 @@ async fn a_process_that_only_waits_is_due_when_it_closes(database: &Database) {
         due.iter().map(|due| (due.id, Some(due.due_at))).collect::<Vec<_>>(),
         [(over.record.id, over.record.closes_at)]
     );
-    assert!(store.claim_due_processes(10, &[]).await.expect("the database answers").is_empty(), "not before half a minute");
+    assert!(
+        store.claim_due_processes(10, &[]).await.expect("the database answers").is_empty(),
+        "not before half a minute"
+    );
 
     // Closing it sooner makes it due at once.
     let mut sooner = moved_on(&later);
@@ -142,5 +145,8 @@ async fn a_change_does_not_put_off_a_poll(database: &Database) {
     webhook.poll_every = Some(Duration::from_hours(1));
     commit(&store, vec![update(&webhook, 1)]).await;
     assert_eq!(store.claim_due_processes(10, &[]).await.expect("the database answers").len(), 1);
-    assert!(store.claim_due_processes(10, &[]).await.expect("the database answers").is_empty(), "from now on each hour");
+    assert!(
+        store.claim_due_processes(10, &[]).await.expect("the database answers").is_empty(),
+        "from now on each hour"
+    );
 }

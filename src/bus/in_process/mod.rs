@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BusError, DeadLetter, DeadVerdict, Deliveries, Depth, Destination, Message, Outgoing, Published, Queue, Subscription,
-    Topology, dead_letter, is_reply_queue,
+    BusError, DeadLetter, DeadVerdict, Deliveries, Depth, Destination, Message, Outgoing, Published, Queue,
+    Subscription, Topology, dead_letter, is_reply_queue,
     topology::{Binding, Names},
 };
 use exchange::Broker;

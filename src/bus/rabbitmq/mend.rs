@@ -136,8 +136,7 @@ impl Frame<'_> {
             (|frame| frame.short(), |frame| frame.table(0), |frame| frame.skip(1), |frame| frame.skip(8));
         // content_type, content_encoding, headers, delivery_mode, priority, correlation_id, reply_to, expiration,
         // message_id, timestamp, type, user_id, app_id, cluster_id
-        let reads =
-            [short, short, table, octet, octet, short, short, short, short, time, short, short, short, short];
+        let reads = [short, short, table, octet, octet, short, short, short, short, time, short, short, short, short];
         for (place, read) in reads.into_iter().enumerate() {
             if flags & (0x8000 >> place) != 0 {
                 read(self)?;
