@@ -79,11 +79,11 @@ enum Lost {
 }
 
 impl Consumer {
-    /// Runs until the bus stops consuming or the deliveries are dropped. Its owner has counted it as wanted. The line
+    /// Runs until the bus stops consuming or the deliveries are dropped. Its owner has counted it as wanted. The notice
     /// says why it is not at its queue.
-    pub(super) async fn run(self, line: Line) {
+    pub(super) async fn run(self, notice: Line) {
         let what = format!("the consumer of {}", self.declaring.names.queue(&self.queue));
-        let mut outage = Outage::of(what).told_on(line);
+        let mut outage = Outage::of(what).told_on(notice);
         outage.begin();
         loop {
             let link = tokio::select! {

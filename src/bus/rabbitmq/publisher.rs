@@ -61,11 +61,11 @@ impl Publisher {
     pub(super) fn new(
         session: Session,
         declaring: Arc<Declaring>,
-        line: Line,
+        notice: Line,
         closed: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (calls, called) = mpsc::channel(WAITING_CALLS);
-        let outage = Outage::of("the publishing channel").told_on(line);
+        let outage = Outage::of("the publishing channel").told_on(notice);
         let work = Work { session, declaring, channel: None, declared: false, outage };
         let life = async move {
             tokio::select! {

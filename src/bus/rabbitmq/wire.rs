@@ -86,7 +86,7 @@ pub(super) fn revived(properties: &BasicProperties) -> BasicProperties {
         revived = revived.with_timestamp(timestamp);
     }
     let mut headers = FieldTable::default();
-    for (name, value) in properties.headers().iter().flat_map(|headers| headers.inner()) {
+    for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
         if !dead_letter::is_trace(name.as_str()) {
             headers.insert(name.clone(), value.clone());
         }
