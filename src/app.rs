@@ -16,15 +16,20 @@ use uuid::Uuid;
 use crate::{
     bus::{self, Bus, BusError},
     config::Config,
+    health::Health,
     host::Host,
     plugins,
     registry::Registry,
     scheduler::Scheduler,
     shutdown::{Drained, Shutdown},
     store::{self, Store},
+    telemetry::measures,
     vault::{KeyEntry, Vault},
     worker::{Parts, Tenancy, Worker},
 };
+
+/// How often samples that nobody has fetched are gathered into their histograms.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Everything a role needs, connected.
 pub struct App {
@@ -89,8 +94,9 @@ impl App {
         Ok(())
     }
 
-    /// What every role needs before it starts: the schema, the topology.
+    /// What every role needs before it starts: health, the schema, the topology.
     async fn prepare(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        self.serve_health(shutdown).await?;
         self.refuse_old_schema().await?;
         if self.config.broker.declare {
             let plugins: Vec<_> = self.registry.names().cloned().collect();
@@ -100,6 +106,43 @@ impl App {
                 applied = self.bus.apply_topology(&plugins) => applied.context("cannot declare exchanges and queues")?,
             }
         }
+        Ok(())
+    }
+
+    /// Tells how the process does, where the settings say so: from before anything is waited for until it has ended, so
+    /// that waiting and draining are told, too.
+    async fn serve_health(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let address = &self.config.health.address;
+        if address.is_empty() {
+            return Ok(());
+        }
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("health.address: cannot use {address}"))?;
+        info!(address = %listener.local_addr()?, "answering /livez, /readyz and /metrics");
+        let (broker, queues, store, stop) = (self.bus.clone(), self.bus.clone(), self.store.clone(), shutdown.soft());
+        let health = Health::new()
+            .check("broker", move || std::future::ready(broker.standing().broker))
+            .check("queues", move || std::future::ready(queues.standing().queues))
+            .check("database", move || {
+                let store = store.clone();
+                async move {
+                    store.now().await.map(|_| ()).map_err(|error| format!("the database does not answer: {error}"))
+                }
+            })
+            .check("running", move || {
+                let draining = stop.is_cancelled().then(|| "asked to end; what runs is finished".to_owned());
+                std::future::ready(draining.map_or(Ok(()), Err))
+            });
+        let figures = measures::record();
+        let upkeep = figures.clone();
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(UPKEEP);
+            loop {
+                ticks.tick().await;
+                upkeep.run_upkeep();
+            }
+        });
+        tokio::spawn(health.serve(listener, move || figures.render()));
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 //! ```text
 //! floor 6   main, cli                           the command line
 //! floor 5   app                                 wires everything once, owns shutdown
-//! floor 4   worker  scheduler                   the loops; blind to each other
+//! floor 4   worker  scheduler  health           the loops; blind to each other
 //! floor 3   host  registry  plugins             what a plugin may touch; name -> handler; the list
 //! floor 2   bus  store                          broker; database; blind to each other
 //! floor 1   plugins/<name>  migrations  config  telemetry  shutdown  vault
@@ -18,6 +18,7 @@ pub mod app;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod health;
 pub mod host;
 pub mod plugins;
 pub mod registry;

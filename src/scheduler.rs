@@ -2,13 +2,18 @@
 //!
 //! One cron job pokes the scan each second; what is due is a question to the database, claimed row by row, so any number
 //! of schedulers may run. A claim that a crash swallowed comes again with the next interval; one that comes twice has the
-//! same `message_id`. Up: `processes.due_at` and `plugin_instances.due_at` in the database. Down:
+//! same `message_id`.
+//!
+//! Where no worker serves a plugin, or its workers are far behind, what is due stays due in the database: no command is
+//! made of it until there is room, and then one, however many intervals have passed. (An expiration would not do: what
+//! expires in a queue of commands goes to the dead letters, and a process that is polled once an hour would miss an hour.)
+//! Up: `processes.due_at` and `plugin_instances.due_at` in the database. Down:
 //! `metagov.poll.<plugin>` in the broker, then `src/worker`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use metagov_sdk::contract::{Command, Poll, Tick, event::derive_uuid};
+use metagov_sdk::contract::{Command, Name, Poll, Tick, event::derive_uuid};
 use tokio::{sync::Notify, time::timeout};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
@@ -16,33 +21,47 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::{
-    bus::{Bus, Destination, Message, Outgoing, Properties},
+    bus::{Bus, BusError, Destination, Message, Outgoing, Properties, Queue},
     store::{DueProcess, DueTick, Store, StoreError},
+    telemetry::measures,
 };
 
 /// Without a poke for this long (by the monotonic clock) the cron scheduler is built anew: its own clock is the wall
 /// clock, and a jump backwards would silence it.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// As many batches may wait in a plugin's queue before the rest waits in the database.
+const BATCHES_WAITING: u64 = 10;
+
 /// Looks for what is due.
 pub struct Scheduler {
     store: Store,
     bus: Bus,
     batch: u64,
+    held_back: BTreeSet<Name>,
+}
+
+/// Why a scan ends early.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
 }
 
 impl Scheduler {
     /// A scheduler that claims at most `batch` rows at once.
     #[must_use]
     pub fn new(store: Store, bus: Bus, batch: u64) -> Self {
-        Self { store, bus, batch }
+        Self { store, bus, batch, held_back: BTreeSet::new() }
     }
 
     /// Scans each second until `stop` is cancelled.
     ///
     /// # Errors
     /// Where the cron scheduler cannot be started.
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         info!("the scheduler looks for what is due");
         let poke = Arc::new(Notify::new());
         let mut cron = start_cron(&poke).await?;
@@ -66,27 +85,50 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Claims and publishes what is due, batch by batch, until nothing is left.
-    async fn scan(&self) -> Result<(), StoreError> {
+    /// Claims and publishes what is due, batch by batch, until nothing is left that there is room for.
+    async fn scan(&mut self) -> Result<(), Interrupted> {
         loop {
-            let due = self.store.claim_due_processes(self.batch).await?;
-            let more = due.len() as u64 == self.batch;
-            if !self.publish(due.into_iter().map(poll).collect()).await || !more {
-                break;
+            let due = self.store.due_plugins().await?;
+            self.hold_back(&due).await?;
+            if due.is_subset(&self.held_back) {
+                return Ok(());
             }
-        }
-        loop {
-            let due = self.store.claim_due_ticks(self.batch).await?;
-            let more = due.len() as u64 == self.batch;
-            if !self.publish(due.into_iter().map(tick).collect()).await || !more {
+            let held_back: Vec<Name> = self.held_back.iter().cloned().collect();
+            let polls = self.store.claim_due_processes(self.batch, &held_back).await?;
+            let ticks = self.store.claim_due_ticks(self.batch, &held_back).await?;
+            let all = polls.len().max(ticks.len()) < usize::try_from(self.batch).unwrap_or(usize::MAX);
+            self.publish(polls.into_iter().map(poll).chain(ticks.into_iter().map(tick)).collect()).await?;
+            if all {
                 return Ok(());
             }
         }
     }
 
-    async fn publish(&self, commands: Vec<(Uuid, Command)>) -> bool {
+    /// Looks which of these plugins have no worker, or no room in their queue.
+    async fn hold_back(&mut self, due: &BTreeSet<Name>) -> Result<(), BusError> {
+        let room = self.batch.saturating_mul(BATCHES_WAITING);
+        let mut held_back = BTreeSet::new();
+        for plugin in due {
+            let depth = self.bus.depth(&Queue::Poll(plugin.clone())).await?;
+            let held = depth.consumers == 0 || u64::from(depth.waiting) >= room;
+            if held && !self.held_back.contains(plugin) {
+                info!(%plugin, workers = depth.consumers, waiting = depth.waiting, "what is due waits for a worker");
+            }
+            if held {
+                held_back.insert(plugin.clone());
+            }
+        }
+        for plugin in self.held_back.union(&held_back) {
+            let held = if held_back.contains(plugin) { 1.0 } else { 0.0 };
+            metrics::gauge!(measures::HELD_BACK, "plugin" => plugin.to_string()).set(held);
+        }
+        self.held_back = held_back;
+        Ok(())
+    }
+
+    async fn publish(&self, commands: Vec<(Uuid, Command)>) -> Result<(), BusError> {
         if commands.is_empty() {
-            return true;
+            return Ok(());
         }
         debug!(commands = commands.len(), "due");
         let outgoing = commands
@@ -104,7 +146,7 @@ impl Scheduler {
                 },
             })
             .collect();
-        self.bus.publish(outgoing).await.is_ok()
+        self.bus.publish(outgoing).await.map(|_| ())
     }
 }
 

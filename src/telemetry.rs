@@ -15,7 +15,9 @@
 //! | `process.id` | events | the governance process |
 //! | `error` | events | why something failed; logged once, where it is settled |
 //!
-//! Up: [`crate::config::Log`]. Down: stderr.
+//! Figures are another matter: [`measures`]. Up: [`crate::config::Log`]. Down: stderr.
+
+pub mod measures;
 
 use std::io::{self, IsTerminal};
 

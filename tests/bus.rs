@@ -1,5 +1,9 @@
 //! Stories about the bus, told on a real RabbitMQ, in memory, and over the socket of `metagov dev`.
 
+#[path = "bus/broker.rs"]
+mod broker;
+#[path = "bus/faults.rs"]
+mod faults;
 #[path = "bus/proxy.rs"]
 mod proxy;
 #[path = "bus/rabbitmq.rs"]

@@ -23,7 +23,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (1, &["config", "telemetry", "shutdown", "vault"]),
     (2, &["bus", "store"]),
     (3, &["host", "registry", "plugins"]),
-    (4, &["worker", "scheduler", "gateway"]),
+    (4, &["worker", "scheduler", "gateway", "health"]),
     (5, &["app"]),
     (6, &["cli", "main"]),
 ];
@@ -38,6 +38,7 @@ const ONE_PLACE: &[(&str, &[&str])] = &[
     ("sea_orm_migration", &["src/store", "migrations"]),
     ("sqlx", &["src/store", "migrations"]),
     ("metagov_migrations", &["src/store"]),
+    ("metrics_exporter_prometheus", &["src/telemetry"]),
     ("tokio_cron_scheduler", &["src/scheduler"]),
 ];
 

@@ -59,10 +59,14 @@ impl DeadLetter {
         message.properties.expiration = None;
         // It stays its author's, and nobody's where there is none: it must not become that of whoever retries it.
         message.properties.user_id.get_or_insert_default();
-        let ours = [ATTEMPT_HEADER, REASON_HEADER];
-        message.properties.headers.retain(|name, _| !ours.contains(&name.as_str()) && !is_brokers_note(name));
+        message.properties.headers.retain(|name, _| !is_trace(name));
         Outgoing { to: Destination::Commands, message }
     }
+}
+
+/// Whether this header tells of its death, or of what was tried before.
+pub(super) fn is_trace(header: &str) -> bool {
+    header == ATTEMPT_HEADER || header == REASON_HEADER || is_brokers_note(header)
 }
 
 /// Writes into a message why and where it died last. RabbitMQ 4 does so itself; older ones say it in `x-death` only.

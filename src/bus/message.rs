@@ -111,6 +111,29 @@ pub enum Published {
     Routed,
     /// No queue wants it; nobody will ever see it.
     Unrouted,
+    /// The broker refuses it. Publishing it again does not help unless somebody changes something.
+    Refused(Refusal),
+}
+
+/// Why the broker refuses a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// The message itself will not do: it is larger than the broker's `max_message_size`, for instance.
+    Unacceptable,
+    /// The service's user may not publish there; whoever runs the broker can change that.
+    Forbidden,
+}
+
+impl Refusal {
+    /// The label of the figures.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unacceptable => "unacceptable",
+            Self::Forbidden => "forbidden",
+        }
+    }
 }
 
 /// A step of the delay ladder, shortest first.

@@ -28,7 +28,7 @@ pub use delivery::{Deliveries, Delivery, Receipt, Subscription};
 pub use error::{BrokerError, BusError, SocketError};
 pub use message::{
     ATTEMPT_HEADER, DelayStep, Destination, Message, Outgoing, Properties, Published, REASON_HEADER, REPLAYED_HEADER,
-    is_reply_queue,
+    Refusal, is_reply_queue,
 };
 pub use topology::{Queue, Topology};
 
@@ -74,6 +74,31 @@ impl Login {
 
 /// The URL of the bus in memory.
 const MEMORY: &str = "memory";
+
+/// What is at a queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages that no consumer has been handed.
+    pub waiting: u32,
+    /// Consumers.
+    pub consumers: u32,
+}
+
+/// What stands, and where something does not: what is wrong, in words for whoever runs the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Both connections are there, and the broker takes messages.
+    pub broker: Result<(), String>,
+    /// Every consumer is at its queue.
+    pub queues: Result<(), String>,
+}
+
+impl Standing {
+    fn of(broker: &[String], queues: &[String]) -> Self {
+        let said = |wrong: &[String]| if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) };
+        Self { broker: said(broker), queues: said(queues) }
+    }
+}
 
 /// A handle on the bus; clones are cheap and share the connections.
 #[derive(Debug, Clone)]
@@ -194,12 +219,34 @@ impl Bus {
         }
     }
 
+    /// How much waits in a queue, and for how many consumers; a queue that is missing has none of either.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] once the bus is closed, and always over a socket: workers are the affair of the process that
+    /// lends it.
+    pub async fn depth(&self, queue: &Queue) -> Result<Depth, BusError> {
+        match &self.0 {
+            Kind::RabbitMq(bus) => bus.depth(queue).await,
+            Kind::InProcess(bus) => bus.depth(queue),
+            Kind::Socket(_) => Err(BusError::Closed),
+        }
+    }
+
     /// Ends all [`Deliveries`]: what was fetched but not handed out goes back at once, receipts in hand stay good.
     pub fn stop_consuming(&self) {
         match &self.0 {
             Kind::RabbitMq(bus) => bus.stop_consuming(),
             Kind::InProcess(bus) => bus.stop_consuming(),
             Kind::Socket(_) => {}
+        }
+    }
+
+    /// What stands at this moment, and what does not.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match &self.0 {
+            Kind::RabbitMq(bus) => bus.standing(),
+            Kind::InProcess(_) | Kind::Socket(_) => Standing::of(&[], &[]),
         }
     }
 

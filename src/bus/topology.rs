@@ -117,6 +117,19 @@ pub enum Queue {
     Unrouted,
 }
 
+impl Queue {
+    /// What kind of queue it is, as the label of the figures.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Plugin(_) => "plugin",
+            Self::Poll(_) => "poll",
+            Self::Core => "core",
+            Self::Unrouted => "unrouted",
+        }
+    }
+}
+
 /// The names that a prefix gives to everything; tests use one prefix each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {

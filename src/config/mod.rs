@@ -47,8 +47,18 @@ pub struct Config {
     pub tenancy: Tenancy,
     /// What seals the secrets of plugins.
     pub secrets: Secrets,
+    /// Where a role tells how it does.
+    pub health: Health,
     /// What is logged, and how.
     pub log: Log,
+}
+
+/// Where a role tells how it does.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// The address of `/livez`, `/readyz` and `/metrics`; empty for none.
+    pub address: String,
 }
 
 /// How the broker is reached.

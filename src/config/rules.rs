@@ -3,6 +3,8 @@
 //! One table, checked for each layer on its own, so that a fault names the layer that made it even where a later layer
 //! sets the key again. Up: [`super::layers`]. Down: [`super::fault`].
 
+use std::net::SocketAddr;
+
 use config::{Value, ValueKind};
 
 use super::{
@@ -23,6 +25,8 @@ enum Rule {
     Prefix,
     /// Entries of a vault, each with an id of its own.
     Keys,
+    /// IP address and port, or nothing.
+    Address,
     Filter,
     /// A list of `user=community`.
     Bindings,
@@ -30,7 +34,7 @@ enum Rule {
     Users,
 }
 
-use Rule::{Bindings, Filter, Keys, NotEmpty, OneOf, Prefix, Range, Url, Users};
+use Rule::{Address, Bindings, Filter, Keys, NotEmpty, OneOf, Prefix, Range, Url, Users};
 
 const DAY: i64 = 86_400;
 
@@ -54,6 +58,7 @@ const RULES: &[(&str, Rule)] = &[
     ("tenancy.users", Bindings),
     ("tenancy.service_users", Users),
     ("secrets.keys", Keys),
+    ("health.address", Address),
     ("log.format", OneOf(&["human", "json"])),
     ("log.filter", Filter),
 ];
@@ -93,10 +98,13 @@ impl Rule {
                 });
                 KeyEntry::parse_all(texts).map(|_| ()).map_err(|error| error.to_string())
             }
+            Address if !text.is_empty() && text.parse::<SocketAddr>().is_err() => {
+                Err("must be empty, or an IP address with a port, as 127.0.0.1:9090 or [::]:9090".to_owned())
+            }
             Filter => telemetry::parse_filter(text).map(|_| ()).map_err(|error| error.to_string()),
             Bindings => texts(value).try_for_each(|text| Binding::try_from(text.to_owned()).map(|_| ())),
             Users if !texts(value).all(is_user) => Err("each must be 1 to 64 of a-z, A-Z, 0-9, - and _".to_owned()),
-            NotEmpty | Prefix | Users => Ok(()),
+            NotEmpty | Prefix | Users | Address => Ok(()),
         }
     }
 }

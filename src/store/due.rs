@@ -6,7 +6,10 @@
 //!
 //! Up: the scheduler's scan, each second. Down: the tables `processes` and `plugin_instances`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use metagov_sdk::contract::{CommunitySlug, Name, ProcessStatus, Timestamp};
 use sea_orm::{
@@ -55,18 +58,44 @@ pub struct DueTick {
 }
 
 impl Store {
-    /// Claims processes that are due, the longest due first, and moves each to its next due time.
+    /// The plugins of which something is due.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn due_plugins(&self) -> Result<BTreeSet<Name>, StoreError> {
+        let reader = &self.connections.reader;
+        let now = clock::read(reader).await?;
+        let of_processes = processes::Entity::find()
+            .select_only()
+            .column(processes::Column::Plugin)
+            .distinct()
+            .filter(processes::Column::Status.eq(ProcessStatus::Pending.as_str()))
+            .filter(processes::Column::DueAt.lte(now));
+        let of_ticks = plugin_instances::Entity::find()
+            .select_only()
+            .column(plugin_instances::Column::Plugin)
+            .distinct()
+            .filter(plugin_instances::Column::DueAt.lte(now));
+        let mut plugins: Vec<String> = of_processes.into_tuple().all(reader).await?;
+        plugins.extend(of_ticks.into_tuple::<String>().all(reader).await?);
+        plugins.iter().map(|plugin| word("plugin", plugin)).collect()
+    }
+
+    /// Claims processes that are due, the longest due first, and moves each to its next due time. Those of the plugins
+    /// that are held back stay as they are.
     ///
     /// # Errors
     /// Of the database; nothing is claimed then.
-    pub async fn claim_due_processes(&self, limit: u64) -> Result<Vec<DueProcess>, StoreError> {
+    pub async fn claim_due_processes(&self, limit: u64, held_back: &[Name]) -> Result<Vec<DueProcess>, StoreError> {
         use processes::{Column, Entity};
+        let held_back = words(held_back);
         self.transaction(move |transaction| {
             Box::pin(async move {
                 let now = clock::read(transaction).await?;
                 let rows = Entity::find()
                     .filter(Column::Status.eq(ProcessStatus::Pending.as_str()))
                     .filter(Column::DueAt.lte(now))
+                    .filter(Column::Plugin.is_not_in(held_back))
                     .order_by_asc(Column::DueAt)
                     .limit(limit)
                     .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
@@ -103,18 +132,20 @@ impl Store {
         .await
     }
 
-    /// Claims ticks that are due, the longest due first, and moves each to its next due time.
+    /// Claims ticks that are due, as [`Store::claim_due_processes`] does processes.
     ///
     /// # Errors
     /// Of the database; nothing is claimed then.
-    pub async fn claim_due_ticks(&self, limit: u64) -> Result<Vec<DueTick>, StoreError> {
+    pub async fn claim_due_ticks(&self, limit: u64, held_back: &[Name]) -> Result<Vec<DueTick>, StoreError> {
         use plugin_instances::{Column, Entity};
+        let held_back = words(held_back);
         self.transaction(move |transaction| {
             Box::pin(async move {
                 let backend = transaction.get_database_backend();
                 let now = clock::read(transaction).await?;
                 let rows = Entity::find()
                     .filter(Column::DueAt.lte(now))
+                    .filter(Column::Plugin.is_not_in(held_back))
                     .order_by_asc(Column::DueAt)
                     .limit(limit)
                     .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
@@ -148,6 +179,10 @@ impl Store {
         })
         .await
     }
+}
+
+fn words(plugins: &[Name]) -> Vec<String> {
+    plugins.iter().map(ToString::to_string).collect()
 }
 
 /// What a process waited for before it was changed.

@@ -10,8 +10,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use metagov_sdk::contract::CommunitySlug;
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait,
     sea_query::{LockBehavior, LockType, OnConflict},
 };
 use uuid::Uuid;
@@ -110,6 +110,19 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// How many events were committed at least `older_than` ago and are not marked as published.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn overdue(&self, older_than: Duration) -> Result<u64, StoreError> {
+        let reader = &self.connections.reader;
+        let now = clock::read(reader).await?;
+        let overdue = Entity::find()
+            .filter(Column::PublishedAt.is_null())
+            .filter(Column::CreatedAt.lte(clock::earlier(now, older_than)));
+        Ok(overdue.count(reader).await?)
     }
 }
 

@@ -7,7 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -16,8 +19,9 @@ use super::{
     envelope::Envelope,
 };
 use crate::{
-    bus::{Bus, Outgoing, Published},
+    bus::{Bus, Outgoing, Published, Refusal},
     store::{Committed, OutboxEvent, Store, StoreError, Unit},
+    telemetry::measures,
 };
 
 /// What became of a unit.
@@ -109,7 +113,11 @@ async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, abort: &Cancellation
     let (units, waiting): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|work| (work.unit, (work.envelope, work.done))).unzip();
     let stored_events: Vec<Vec<OutboxEvent>> = units.iter().map(|unit| unit.events.clone()).collect();
-    let committed = match commit(store, units, abort).await {
+    let begun = Instant::now();
+    metrics::histogram!(measures::COMMIT_BATCH).record(u32::try_from(units.len()).unwrap_or(u32::MAX));
+    let committed = commit(store, units, abort).await;
+    metrics::histogram!(measures::COMMIT_SECONDS).record(begun.elapsed());
+    let committed = match committed {
         Ok(committed) => committed,
         Err(error) => {
             for (_, done) in waiting {
@@ -172,9 +180,11 @@ async fn publish(
         published = bus.publish(outgoing) => published,
     };
     let Ok(published) = published else { return false };
-    let unrouted = published.iter().filter(|published| **published == Published::Unrouted).count();
-    let marks: Vec<_> = marks.into_iter().map(|(place, id)| (id, published[place] == Published::Unrouted)).collect();
-    let dropped = unrouted - marks.iter().filter(|(_, unrouted)| *unrouted).count();
+    let events: Vec<_> = marks.into_iter().map(|(place, id)| (id, published[place])).collect();
+    let failed = |published: &Published| *published != Published::Routed;
+    let dropped =
+        published.iter().filter(|p| failed(p)).count() - events.iter().filter(|(_, fate)| failed(fate)).count();
+    let marks = marks_of(&events);
     if dropped > 0 {
         info!(replies = dropped, "replies were dropped, for their queues are gone");
     }
@@ -183,6 +193,19 @@ async fn publish(
         warn!(%error, events = marks.len(), "published events could not be marked; they will be published again");
     }
     true
+}
+
+/// How events are marked that were published: those that reached nobody keep that mark. What the broker forbids is not
+/// marked: the sweeper publishes it again, until whoever runs the broker allows it.
+pub(super) fn marks_of(events: &[(uuid::Uuid, Published)]) -> Vec<(uuid::Uuid, bool)> {
+    let marks: Vec<_> = events
+        .iter()
+        .filter(|(_, published)| *published != Published::Refused(Refusal::Forbidden))
+        .map(|(id, published)| (*id, *published != Published::Routed))
+        .collect();
+    let unrouted = events.iter().filter(|(_, published)| *published == Published::Unrouted).count();
+    metrics::counter!(measures::UNROUTED).increment(unrouted as u64);
+    marks
 }
 
 /// Publishes the stored events of a command once more.

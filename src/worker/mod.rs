@@ -47,6 +47,7 @@ use crate::{
     host::Host,
     registry::Registry,
     store::Store,
+    telemetry::measures,
 };
 
 /// A worker, ready to run.
@@ -107,7 +108,8 @@ impl Worker {
             let prefetch = u16::try_from(self.concurrency * 2).unwrap_or(u16::MAX);
             let deliveries = self.bus.consume(queue.clone(), prefetch);
             let settler = Arc::clone(&self.settler);
-            self.tasks.spawn(take(deliveries, settler, self.concurrency, self.tasks.clone(), stop.clone()));
+            let taking = take(deliveries, queue.kind(), settler, self.concurrency, self.tasks.clone(), stop.clone());
+            self.tasks.spawn(taking);
         }
         self.tasks.spawn(sweeper::sweep(self.settler.store.clone(), self.bus.clone(), stop.clone()));
         info!(queues = self.queues.len(), concurrency = self.concurrency, "the worker takes commands");
@@ -125,6 +127,7 @@ impl Worker {
 /// One queue: each delivery gets a task and a permit, so that one queue never takes the hands of another.
 async fn take(
     mut deliveries: Deliveries,
+    kind: &'static str,
     settler: Arc<Settler>,
     concurrency: usize,
     tasks: TaskTracker,
@@ -142,6 +145,7 @@ async fn take(
             delivery = deliveries.recv() => delivery,
         };
         let Some(delivery) = delivery else { return };
+        metrics::counter!(measures::DELIVERIES, "queue" => kind).increment(1);
         let settler = Arc::clone(&settler);
         tasks.spawn(async move {
             settler.settle(delivery).await;

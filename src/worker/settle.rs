@@ -20,8 +20,11 @@ use super::{
     wait::DUE_HEADER,
 };
 use crate::{
-    bus::{ATTEMPT_HEADER, Bus, DelayStep, Delivery, Destination, Message, Outgoing, Published, REASON_HEADER},
+    bus::{
+        ATTEMPT_HEADER, Bus, DelayStep, Delivery, Destination, Message, Outgoing, Published, REASON_HEADER, Refusal,
+    },
     store::{InboxEntry, Keep, Seen, Store, StoreError, Unit},
+    telemetry::measures,
 };
 
 /// How often a command is run again on fresh state before it goes to the delay ladder.
@@ -240,7 +243,8 @@ impl Settler {
     }
 
     /// Publishes until it is confirmed. A copy that must come back, or be kept, waits for its queue where that is
-    /// missing; an event or a reply that nobody wants is no error. `false` where the worker goes down meanwhile.
+    /// missing, and goes without the driver's headers where the broker takes it by no means; an event or a reply that
+    /// nobody wants is no error. `false` where the worker goes down meanwhile.
     async fn publish(&self, mut outgoing: Vec<Outgoing>) -> bool {
         let mut delays = patience();
         loop {
@@ -253,15 +257,22 @@ impl Settler {
                 .into_iter()
                 .zip(published)
                 .filter(|(outgoing, published)| {
-                    *published == Published::Unrouted
-                        && matches!(outgoing.to, Destination::Delay(_) | Destination::Dead)
+                    *published != Published::Routed && matches!(outgoing.to, Destination::Delay(_) | Destination::Dead)
                 })
-                .map(|(outgoing, _)| outgoing)
+                .map(|(mut outgoing, published)| {
+                    if published == Published::Refused(Refusal::Unacceptable) {
+                        outgoing.message.properties.headers.retain(|name, _| name.starts_with("x-metagov-"));
+                    }
+                    outgoing
+                })
                 .collect();
             if outgoing.is_empty() {
                 return true;
             }
-            warn!("the queue of a delay or of the dead letters is missing; `metagov topology apply` declares it");
+            warn!(
+                "no delay or dead letter can be published: its queue is missing, and `metagov topology apply` declares \
+                 it, or the broker refuses it"
+            );
             let delay = delays.next().unwrap_or(Duration::from_secs(5));
             tokio::select! {
                 () = self.abort.cancelled() => return false,
@@ -281,7 +292,8 @@ pub(super) fn next_attempt(envelope: &Envelope, message: &Message, called: bool)
     copy
 }
 
-fn dead(message: &Message, reason: &str) -> Outgoing {
+fn dead(message: &Message, reason: &'static str) -> Outgoing {
+    metrics::counter!(measures::DEAD_LETTERS, "reason" => reason).increment(1);
     let mut message = message.clone();
     message.properties.headers.insert(REASON_HEADER.to_owned(), reason.to_owned());
     Outgoing { to: Destination::Dead, message }
@@ -291,6 +303,7 @@ fn dead(message: &Message, reason: &str) -> Outgoing {
 fn log(ending: &Ending, started: Instant) {
     let span = Span::current();
     span.record("verdict", ending.as_str());
+    metrics::counter!(measures::SETTLED, "verdict" => ending.as_str()).increment(1);
     span.record("elapsed_ms", u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     match ending {
         Ending::Completed | Ending::Ignored | Ending::Unfinished => debug!("settled"),

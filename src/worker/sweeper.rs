@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::answer::{message_of_stored, to_events};
+use super::{
+    answer::{message_of_stored, to_events},
+    committer::marks_of,
+};
 use crate::{
-    bus::{Bus, Published},
+    bus::Bus,
     store::{OutboxEvent, Store},
+    telemetry::measures,
 };
 
 /// How often the outbox is looked at.
@@ -34,6 +38,12 @@ pub(super) async fn sweep(store: Store, bus: Bus, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        match store.overdue(OVERDUE).await {
+            // A figure this large is rounded; nobody minds.
+            #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+            Ok(overdue) => metrics::gauge!(measures::OUTBOX_OVERDUE).set(overdue as f64),
+            Err(error) => debug!(%error, "overdue events cannot be counted"),
+        }
         // While the broker is away everything is overdue, and whoever waits for it will publish.
         if !bus.is_connected() {
             continue;
@@ -53,8 +63,8 @@ async fn publish(store: &Store, bus: &Bus, events: &[OutboxEvent], stop: &Cancel
         published = bus.publish(outgoing) => published,
     };
     let Ok(published) = published else { return };
-    let marks: Vec<_> =
-        events.iter().zip(published).map(|(event, published)| (event.id, published == Published::Unrouted)).collect();
+    let fates: Vec<_> = events.iter().map(|event| event.id).zip(published).collect();
+    let marks = marks_of(&fates);
     match store.mark_published(&marks).await {
         Ok(()) => info!(events = marks.len(), "overdue events are published"),
         Err(error) => warn!(%error, "overdue events could not be marked; they will be published again"),

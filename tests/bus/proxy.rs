@@ -13,6 +13,8 @@ enum Mode {
     Pass,
     /// Connections stay open, nothing gets through: a half-open link.
     Swallow,
+    /// What the target answers does not get through.
+    SwallowAnswers,
 }
 
 #[derive(Clone)]
@@ -44,8 +46,9 @@ impl Proxy {
             while let Ok((near, _)) = listener.accept().await {
                 let Ok(far) = TcpStream::connect(&target).await else { continue };
                 let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
-                tokio::spawn(pipe(near_read, far_write, state.subscribe(), needle));
-                tokio::spawn(pipe(far_read, near_write, state.subscribe(), None));
+                tokio::spawn(pipe(near_read, far_write, state.subscribe(), &[Mode::Swallow], needle));
+                let swallowed = &[Mode::Swallow, Mode::SwallowAnswers];
+                tokio::spawn(pipe(far_read, near_write, state.subscribe(), swallowed, None));
             }
         });
         proxy
@@ -60,6 +63,10 @@ impl Proxy {
         self.state.send_modify(|(mode, _)| *mode = Mode::Swallow);
     }
 
+    pub(crate) fn swallow_answers(&self) {
+        self.state.send_modify(|(mode, _)| *mode = Mode::SwallowAnswers);
+    }
+
     pub(crate) fn pass(&self) {
         self.state.send_modify(|(mode, _)| *mode = Mode::Pass);
     }
@@ -69,6 +76,7 @@ async fn pipe(
     mut from: tcp::OwnedReadHalf,
     mut to: tcp::OwnedWriteHalf,
     mut state: watch::Receiver<(Mode, u64)>,
+    swallowed: &[Mode],
     needle: Option<&[u8]>,
 ) {
     let (_, cuts) = *state.borrow_and_update();
@@ -89,7 +97,7 @@ async fn pipe(
         {
             buffer[at..at + needle.len()].fill(0xff);
         }
-        let swallowing = state.borrow().0 == Mode::Swallow;
+        let swallowing = swallowed.contains(&state.borrow().0);
         if !swallowing && to.write_all(&buffer[..length]).await.is_err() {
             return;
         }

@@ -1,6 +1,9 @@
 //! What only a real broker can do to the bus: be away, cut, hang, forget a queue, and speak with foreign clients.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::StreamExt;
 use lapin::{
@@ -10,7 +13,7 @@ use lapin::{
     },
     types::{AMQPValue, FieldTable, LongString},
 };
-use metagov::bus::{Bus, BusError, Destination, Outgoing, Published, Queue, Settings};
+use metagov::bus::{Bus, BusError, DeadLetter, DeadVerdict, Destination, Outgoing, Published, Queue, Settings};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +78,47 @@ async fn nothing_is_lost_while_the_connections_are_cut_again_and_again() {
     .await;
     soon("the end of publishing", publisher).await.expect("it did not panic");
     bus.close().await;
+    remove(&settings.prefix).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_taken_but_never_confirmed_is_published_again_under_the_same_id() {
+    const ROUNDS: usize = 25;
+    let (proxy, settings, bus) = proxied(Duration::from_secs(10)).await;
+    let direct = connect(&Settings { url: SecretString::from(amqp_url()), ..settings.clone() }).await;
+    let mut deliveries = direct.consume(Queue::Plugin(plugin()), 100);
+    soon("consuming", direct.wait_until_consuming()).await;
+    let mut seen = BTreeMap::<String, usize>::new();
+    for round in 0..ROUNDS {
+        // The connection stands, and has published before.
+        bus.publish(vec![command(format!("before {round}"))]).await.expect("it is open");
+        proxy.swallow_answers();
+        let publishing = tokio::spawn({
+            let bus = bus.clone();
+            async move { bus.publish((0..4).map(|n| command(format!("{round}.{n}"))).collect()).await }
+        });
+        while (0..4).any(|n| !seen.contains_key(&format!("{round}.{n}"))) {
+            let delivery = next(&mut deliveries).await;
+            *seen.entry(id(&delivery.message).to_owned()).or_default() += 1;
+            delivery.receipt.ack();
+        }
+        assert!(!publishing.is_finished(), "no confirm has come through");
+        proxy.pass();
+        proxy.cut();
+        let fates = soon("publishing", publishing).await.expect("no panic").expect("it is open");
+        assert_eq!(fates, [Published::Routed; 4]);
+    }
+    bus.publish(vec![command("last")]).await.expect("it is open");
+    while !seen.contains_key("last") {
+        let delivery = next(&mut deliveries).await;
+        *seen.entry(id(&delivery.message).to_owned()).or_default() += 1;
+        delivery.receipt.ack();
+    }
+    for (id, times) in seen.iter().filter(|(id, _)| id.contains('.')) {
+        assert_eq!(*times, 2, "{id}: once before the cut and once after it");
+    }
+    bus.close().await;
+    direct.close().await;
     remove(&settings.prefix).await;
 }
 
@@ -288,6 +332,62 @@ async fn a_message_that_breaks_the_connection_is_set_aside_and_its_neighbours_ar
             assert_eq!(id(&delivery.message), expected.to_string());
             delivery.receipt.ack();
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_breaks_connections_is_shown_and_those_behind_it_and_retried_as_it_is_shown() {
+    tell(On::RabbitMq, |rig: Rig| async move {
+        rig.bus.apply_topology(&[plugin()]).await.expect("it is declared");
+        let proxy = Proxy::corrupting(b"poison-poison", broker_address()).await;
+        let (_connection, channel) = raw_channel_to(&by_way_of(&proxy)).await;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("it confirms");
+        let mut headers = FieldTable::default();
+        headers.insert("binary".into(), AMQPValue::LongString(LongString::from(vec![b'a', 0xff])));
+        let mut table = FieldTable::default();
+        table.insert("deep".into(), AMQPValue::Boolean(true));
+        headers.insert("table".into(), AMQPValue::FieldTable(table));
+        let sent = headers.clone();
+        headers.insert(metagov::bus::REASON_HEADER.into(), AMQPValue::LongString("unreadable".into()));
+        for message_id in ["poison-poison", "behind it"] {
+            channel
+                .basic_publish(
+                    format!("{}.dead", rig.settings.prefix).into(),
+                    "action.randomness.random-int".into(),
+                    BasicPublishOptions::default(),
+                    b"{}",
+                    BasicProperties::default()
+                        .with_message_id(message_id.into())
+                        .with_app_id("driver".into())
+                        .with_headers(headers.clone()),
+                )
+                .await
+                .expect("it is sent")
+                .await
+                .expect("it is confirmed");
+        }
+        let mended = "?".repeat("poison-poison".len());
+        let shown = soon("looking", rig.bus.dead_letters(&mut |_| DeadVerdict::Keep)).await.expect("they can be read");
+        assert_eq!(shown.iter().map(DeadLetter::id).collect::<Vec<_>>(), [mended.as_str(), "behind it"]);
+        assert_eq!(shown[0].message.properties.headers["binary"], "a\u{fffd}");
+        assert_eq!(shown[0].reason(), Some("unreadable"));
+
+        let (_own, raw) = raw_channel().await;
+        let queue = format!("{}.plugin.randomness", rig.settings.prefix);
+        let mut retried = raw
+            .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .await
+            .expect("it can be consumed");
+        soon("retrying", rig.bus.dead_letters(&mut |_| DeadVerdict::Retry)).await.expect("they can be retried");
+        for expected in [mended.as_str(), "behind it"] {
+            let delivery = soon("the retried", retried.next()).await.expect("it goes on").expect("it can be read");
+            let properties = &delivery.properties;
+            assert_eq!(properties.message_id().as_ref().map(ToString::to_string).as_deref(), Some(expected));
+            assert_eq!(properties.app_id().as_ref().map(ToString::to_string).as_deref(), Some("driver"));
+            assert_eq!(properties.headers().as_ref(), Some(&sent), "all that its sender wrote, and no more");
+        }
+        assert!(rig.bus.dead_letters(&mut |_| DeadVerdict::Keep).await.expect("they can be read").is_empty());
     })
     .await;
 }

@@ -38,7 +38,7 @@ async fn two_schedulers_claim_each_due_process_once(database: &Database) {
 
     let mut claimed = Vec::new();
     loop {
-        let (left, right) = tokio::join!(one.claim_due_processes(20), two.claim_due_processes(20));
+        let (left, right) = tokio::join!(one.claim_due_processes(20, &[]), two.claim_due_processes(20, &[]));
         let (left, right) = (left.expect("the database answers"), right.expect("the database answers"));
         if left.is_empty() && right.is_empty() {
             break;
@@ -65,7 +65,7 @@ async fn a_process_is_due_at_its_interval_and_again_after_it(database: &Database
     let never = process("a", saw.id, now);
     commit(&store, vec![insert(&often), insert(&seldom), insert(&never)]).await;
     for _ in 0..3 {
-        let due = store.claim_due_processes(10).await.expect("the database answers");
+        let due = store.claim_due_processes(10, &[]).await.expect("the database answers");
         assert_eq!(due.iter().map(|due| due.id).collect::<Vec<_>>(), [often.record.id]);
     }
 }
@@ -79,18 +79,21 @@ async fn a_process_that_only_waits_is_due_when_it_closes(database: &Database) {
     let mut later = process("a", saw.id, now);
     later.record.closes_at = Some(now + Duration::from_hours(1));
     commit(&store, vec![insert(&over), insert(&later)]).await;
-    let due = store.claim_due_processes(10).await.expect("the database answers");
+    let due = store.claim_due_processes(10, &[]).await.expect("the database answers");
     assert_eq!(
         due.iter().map(|due| (due.id, Some(due.due_at))).collect::<Vec<_>>(),
         [(over.record.id, over.record.closes_at)]
     );
-    assert!(store.claim_due_processes(10).await.expect("the database answers").is_empty(), "not before half a minute");
+    assert!(
+        store.claim_due_processes(10, &[]).await.expect("the database answers").is_empty(),
+        "not before half a minute"
+    );
 
     // Closing it sooner makes it due at once.
     let mut sooner = moved_on(&later);
     sooner.record.closes_at = Some(now);
     commit(&store, vec![update(&sooner, 1)]).await;
-    assert_eq!(store.claim_due_processes(10).await.expect("the database answers").len(), 1);
+    assert_eq!(store.claim_due_processes(10, &[]).await.expect("the database answers").len(), 1);
 }
 
 async fn what_has_ended_is_never_due(database: &Database) {
@@ -102,7 +105,7 @@ async fn what_has_ended_is_never_due(database: &Database) {
     let mut ended = moved_on(&open);
     ended.record.status = ProcessStatus::Completed;
     commit(&store, vec![update(&ended, 1)]).await;
-    assert!(store.claim_due_processes(10).await.expect("the database answers").is_empty());
+    assert!(store.claim_due_processes(10, &[]).await.expect("the database answers").is_empty());
 }
 
 async fn a_tick_is_claimed_once_for_each_interval(database: &Database) {
@@ -110,12 +113,12 @@ async fn a_tick_is_claimed_once_for_each_interval(database: &Database) {
     let often = community_with(&one, "a", new_instance("a", Some(Duration::ZERO))).await;
     community_with(&one, "b", new_instance("b", Some(Duration::from_hours(1)))).await;
     community(&one, "c").await;
-    let due = two.claim_due_ticks(10).await.expect("the database answers");
+    let due = two.claim_due_ticks(10, &[]).await.expect("the database answers");
     assert_eq!(
         due.iter().map(|due| (due.community.clone(), due.instance_id)).collect::<Vec<_>>(),
         [(slug("a"), often.id)]
     );
-    assert_eq!(one.claim_due_ticks(10).await.expect("the database answers").len(), 1, "and again");
+    assert_eq!(one.claim_due_ticks(10, &[]).await.expect("the database answers").len(), 1, "and again");
     assert_eq!(due[0].plugin.as_str(), "randomness");
 
     let seldom = Change::UpdateInstance {
@@ -129,7 +132,7 @@ async fn a_tick_is_claimed_once_for_each_interval(database: &Database) {
         tick_every: Some(Duration::from_hours(1)),
     };
     commit(&one, vec![seldom]).await;
-    assert!(one.claim_due_ticks(10).await.expect("the database answers").is_empty());
+    assert!(one.claim_due_ticks(10, &[]).await.expect("the database answers").is_empty());
 }
 
 async fn a_change_does_not_put_off_a_poll(database: &Database) {
@@ -141,6 +144,9 @@ async fn a_change_does_not_put_off_a_poll(database: &Database) {
     let mut webhook = moved_on(&voted);
     webhook.poll_every = Some(Duration::from_hours(1));
     commit(&store, vec![update(&webhook, 1)]).await;
-    assert_eq!(store.claim_due_processes(10).await.expect("the database answers").len(), 1);
-    assert!(store.claim_due_processes(10).await.expect("the database answers").is_empty(), "from now on each hour");
+    assert_eq!(store.claim_due_processes(10, &[]).await.expect("the database answers").len(), 1);
+    assert!(
+        store.claim_due_processes(10, &[]).await.expect("the database answers").is_empty(),
+        "from now on each hour"
+    );
 }

@@ -1,6 +1,9 @@
 //! Governance processes: started, polled, closed, failed.
 
-use metagov_sdk::contract::ProcessStatus;
+use std::time::Duration;
+
+use metagov::bus::Queue;
+use metagov_sdk::contract::{Name, ProcessStatus};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -100,6 +103,31 @@ story! {
         assert_eq!(records[1].errors[0].detail, "the puppet lost a ballot");
         assert!(records[2].errors.is_empty(), "the next poll that succeeds clears the errors");
         assert!(told.windows(2).all(|pair| pair[0].event.sequence < pair[1].event.sequence));
+    }
+
+    async fn while_no_worker_runs_what_is_due_waits_in_the_database_and_not_in_the_queue(world: World) {
+        world.with_puppet().await;
+        world.crash().await;
+        world.start_scheduler().await;
+        let queue = Queue::Poll(Name::new("puppet").expect("a name"));
+        // The puppet is ticked each second, and would be five times.
+        let watched = async {
+            loop {
+                let depth = world.driver.depth(&queue).await.expect("the broker tells");
+                assert_eq!((depth.waiting, depth.consumers), (0, 0));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let _five_seconds_over = tokio::time::timeout(Duration::from_secs(5), watched).await;
+        assert!(!world.store.due_plugins().await.expect("the database answers").is_empty(), "it is still due");
+
+        world.start_worker().await;
+        let caught_up = async {
+            while !world.store.due_plugins().await.expect("the database answers").is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), caught_up).await.expect("it is caught up with");
     }
 
     async fn a_vote_with_a_delay_is_closed_by_the_clock(world: World) {

@@ -15,13 +15,13 @@ pub(super) async fn run(bus: Arc<InProcess>, queue: Arc<MemoryQueue>, prefetch: 
     let mut unacknowledged: BTreeMap<u64, Stored> = BTreeMap::new();
     let mut next_tag = 1;
     // Only a consumer that may still hand something out holds these; afterwards the receipts alone keep it alive.
-    let mut open = Some((outgoing, settlements));
+    let mut open = Some((outgoing, settlements, queue.attend()));
 
     loop {
         let may_fetch = unacknowledged.len() < usize::from(prefetch);
         let fetch = async {
             match &open {
-                Some((outgoing, _)) => tokio::select! {
+                Some((outgoing, ..)) => tokio::select! {
                     biased;
                     () = bus.stopped.cancelled() => None,
                     () = outgoing.closed() => None,
@@ -43,7 +43,7 @@ pub(super) async fn run(bus: Arc<InProcess>, queue: Arc<MemoryQueue>, prefetch: 
                 None => break,
             },
             fetched = fetch => match (fetched, &open) {
-                (Some(stored), Some((outgoing, settlements))) => {
+                (Some(stored), Some((outgoing, settlements, _))) => {
                     let delivery = Delivery {
                         message: stored.message.clone(),
                         redelivered: stored.returns > 0,

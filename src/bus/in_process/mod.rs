@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BusError, DeadLetter, DeadVerdict, Deliveries, Destination, Message, Outgoing, Published, Queue, Subscription,
-    Topology, dead_letter, is_reply_queue,
+    BusError, DeadLetter, DeadVerdict, Deliveries, Depth, Destination, Message, Outgoing, Published, Queue,
+    Subscription, Topology, dead_letter, is_reply_queue,
     topology::{Binding, Names},
 };
 use exchange::Broker;
@@ -183,6 +183,13 @@ impl InProcess {
             shown.push(letter);
         }
         Ok(shown)
+    }
+
+    pub(super) fn depth(&self, queue: &Queue) -> Result<Depth, BusError> {
+        if self.closed.is_cancelled() {
+            return Err(BusError::Closed);
+        }
+        Ok(self.read().queue(&self.names.queue(queue)).map(|queue| queue.depth()).unwrap_or_default())
     }
 
     pub(super) fn stop_consuming(&self) {

@@ -5,13 +5,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::sync::Notify;
 
-use crate::bus::{Message, topology::QueueDeclaration};
+use crate::bus::{Depth, Message, topology::QueueDeclaration};
 
 /// A message and what its queue knows about it.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(super) struct MemoryQueue {
     delivery_limit: Option<u32>,
     contents: Mutex<Contents>,
     arrived: Notify,
+    /// Held by each consumer while it may hand something out.
+    consumers: Arc<()>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +61,7 @@ impl MemoryQueue {
             delivery_limit: None,
             contents: Mutex::default(),
             arrived: Notify::new(),
+            consumers: Arc::default(),
         }
     }
 
@@ -76,6 +79,17 @@ impl MemoryQueue {
 
     pub(super) fn delivery_limit(&self) -> Option<u32> {
         self.delivery_limit
+    }
+
+    /// Counts a consumer for as long as it keeps this.
+    pub(super) fn attend(&self) -> Arc<()> {
+        Arc::clone(&self.consumers)
+    }
+
+    pub(super) fn depth(&self) -> Depth {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let consumers = Arc::strong_count(&self.consumers) - 1;
+        Depth { waiting: number(self.contents().ready.len()), consumers: number(consumers) }
     }
 
     pub(super) fn push(&self, message: Message) {

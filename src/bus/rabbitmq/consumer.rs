@@ -23,6 +23,7 @@ use super::{
     declare::{Refused, name},
     outage::Outage,
     session::{Link, Session},
+    standing::Line,
     wire,
 };
 use crate::bus::{Delivery, Queue, Receipt};
@@ -78,9 +79,12 @@ enum Lost {
 }
 
 impl Consumer {
-    /// Runs until the bus stops consuming or the deliveries are dropped. Its owner has counted it as wanted.
-    pub(super) async fn run(self) {
-        let mut outage = Outage::of(format!("the consumer of {}", self.declaring.names.queue(&self.queue)));
+    /// Runs until the bus stops consuming or the deliveries are dropped. Its owner has counted it as wanted. The notice
+    /// says why it is not at its queue.
+    pub(super) async fn run(self, notice: Line) {
+        let what = format!("the consumer of {}", self.declaring.names.queue(&self.queue));
+        let mut outage = Outage::of(what).told_on(notice);
+        outage.begin();
         loop {
             let link = tokio::select! {
                 biased;
@@ -122,7 +126,9 @@ impl Consumer {
 
         // The acknowledger lives on for the receipts in hand when this function has long returned.
         let (settlements, settled) = mpsc::unbounded_channel();
-        self.tasks.spawn(acknowledger::run(link.clone(), channel.clone(), settled, self.closed.clone()));
+        let broken = CancellationToken::new();
+        let acknowledging = acknowledger::run(link.clone(), channel.clone(), settled, self.closed.clone());
+        self.tasks.spawn(broken.clone().run_until_cancelled_owned(acknowledging));
 
         let careful = async {
             match careful_until {
@@ -137,7 +143,14 @@ impl Consumer {
                 () = self.ended() => break End::Ended,
                 () = &mut careful => break End::NoLongerCareful,
                 () = link.broken() => return Err(Lost::Link),
-                delivery = stream.next() => delivery.ok_or(Lost::Cancelled)?.map_err(Lost::Channel)?,
+                delivery = stream.next() => match delivery.ok_or(Lost::Cancelled)? {
+                    Ok(delivery) => delivery,
+                    Err(error) => {
+                        // Whatever this channel has delivered comes again on the next one: its receipts turn stale.
+                        broken.cancel();
+                        return Err(Lost::Channel(error));
+                    }
+                },
             };
             let mut delivery = receive(delivery, &settlements);
             self.declaring.authors.read(&mut delivery.message.properties);

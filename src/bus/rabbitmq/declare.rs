@@ -4,12 +4,15 @@
 //! Up: [`crate::bus::topology`], the data. Down: the broker.
 
 use lapin::{
-    Channel, ExchangeKind as LapinKind,
+    Channel, Connection, ExchangeKind as LapinKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use crate::bus::topology::{Argument, ArgumentValue, ExchangeKind, Topology};
+use crate::bus::{
+    Depth,
+    topology::{Argument, ArgumentValue, ExchangeKind, Topology},
+};
 
 /// A declaration that failed; the channel is closed by it.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,16 @@ pub(super) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
         bound.await.map_err(|error| Refused { entity: binding.queue.clone(), error })?;
     }
     Ok(())
+}
+
+/// What is at a queue, on a channel of its own: where the queue is missing, the channel is closed by the question.
+pub(super) async fn look(connection: &Connection, queue: ShortString) -> lapin::Result<Depth> {
+    let channel = connection.create_channel().await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let queue = channel.queue_declare(queue, passive, FieldTable::default()).await?;
+    let depth = Depth { waiting: queue.message_count(), consumers: queue.consumer_count() };
+    channel.close(200, "done".into()).await?;
+    Ok(depth)
 }
 
 /// A name of the topology. A prefix so long that the names do not fit is cut, and then refused by the broker, rather

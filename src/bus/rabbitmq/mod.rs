@@ -1,7 +1,8 @@
 //! The bus on RabbitMQ: two supervised connections, and what lives on them. The only place that knows lapin.
 //!
 //! [`session`] keeps a connection up; [`consumer`] with its [`acknowledger`], [`publisher`] and [`subscription`] rebuild
-//! themselves on it; [`declare`] puts the topology there; [`wire`] translates messages. Nothing is remembered here: what
+//! themselves on it; [`declare`] puts the topology there; [`wire`] translates messages; what does not stand is written on
+//! the board of [`standing`]. Nothing is remembered here: what
 //! is not confirmed or acknowledged when a connection dies is published or delivered again. Up: the broker. Down:
 //! [`super::Bus`].
 
@@ -10,9 +11,11 @@ mod author;
 mod consumer;
 mod dead_letters;
 mod declare;
+mod mend;
 mod outage;
 mod publisher;
 mod session;
+mod standing;
 mod subscription;
 mod wire;
 
@@ -28,14 +31,15 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BrokerError, BusError, DeadLetter, DeadVerdict, Deliveries, Login, Outgoing, Published, Queue, Settings,
-    Subscription, Topology, delivery::Settlement, topology::Names,
+    BrokerError, BusError, DeadLetter, DeadVerdict, Deliveries, Depth, Login, Outgoing, Published, Queue, Settings,
+    Standing, Subscription, Topology, delivery::Settlement, topology::Names,
 };
 use author::Authors;
 use consumer::{Census, Consumer};
 use declare::Refused;
 use publisher::Publisher;
 use session::Session;
+use standing::{Board, Part};
 use subscription::Subscriber;
 
 /// Directives for the log filter. lapin logs the whole of each returned message, body and all, as a warning, and as
@@ -47,13 +51,19 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// TCP and TLS only; the session has a longer time-out for all of it.
 const CONNECTION_TIMEOUT_MS: u64 = 5000;
 
+/// What an alarm means to us, and what to do about it.
+const BLOCKED: &str = "RabbitMQ is short of memory or disk and takes no messages: publishing waits, acknowledging goes \
+                       on; `rabbitmq-diagnostics alarms` says what is short";
+
 /// The bus on RabbitMQ.
 #[derive(Debug)]
 pub struct RabbitMq {
+    uri: AMQPUri,
     consuming: Session,
     publishing: Session,
     publisher: Publisher,
     declaring: Arc<Declaring>,
+    board: Board,
     census: Arc<watch::Sender<Census>>,
     /// Consumers, acknowledgers, subscriptions: those that may have something to say before the connections close.
     tasks: TaskTracker,
@@ -110,19 +120,22 @@ impl RabbitMq {
         let (stopped, closed, gone) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (tasks, sessions) = (TaskTracker::new(), TaskTracker::new());
 
-        let (consuming, life) = Session::new(uri.clone(), "consuming", gone.clone());
+        let board = Board::default();
+        let (consuming, life) = Session::new(uri.clone(), "consuming", &board, gone.clone());
         sessions.spawn(life);
-        let (publishing, life) = Session::new(uri, "publishing", gone.clone());
+        let (publishing, life) = Session::new(uri.clone(), "publishing", &board, gone.clone());
         sessions.spawn(life);
         let (publisher, life) =
-            Publisher::new(publishing.clone(), declaring.names.clone(), Arc::clone(&declaring), closed.clone());
+            Publisher::new(publishing.clone(), Arc::clone(&declaring), board.line(Part::Broker), closed.clone());
         tasks.spawn(life);
 
         let bus = Arc::new(Self {
+            uri,
             consuming,
             publishing,
             publisher,
             declaring,
+            board,
             census: Arc::default(),
             tasks,
             sessions,
@@ -159,7 +172,7 @@ impl RabbitMq {
         };
         // Here and not in its task: whoever waits for all consumers next must not overlook this one.
         self.census.send_modify(|census| census.wanted += 1);
-        self.tasks.spawn(consumer.run());
+        self.tasks.spawn(consumer.run(self.board.line(Part::Queues)));
         Deliveries::new(incoming, self.stopped.clone())
     }
 
@@ -201,9 +214,21 @@ impl RabbitMq {
         &self,
         decide: &mut (dyn FnMut(&DeadLetter) -> DeadVerdict + Send),
     ) -> Result<Vec<DeadLetter>, BusError> {
+        self.until_closed(dead_letters::settle(&self.uri, &self.declaring, decide)).await
+    }
+
+    pub(super) async fn depth(&self, queue: &Queue) -> Result<Depth, BusError> {
+        let queue = declare::name(&self.declaring.names.queue(queue));
         self.until_closed(async {
-            let link = self.consuming.link().await.ok_or(BusError::Closed)?;
-            dead_letters::settle(&link, &self.declaring, &self.publisher, decide).await
+            loop {
+                let link = self.consuming.link().await.ok_or(BusError::Closed)?;
+                match declare::look(&link, queue.clone()).await {
+                    Ok(depth) => return Ok(depth),
+                    Err(error) if error.is_amqp_soft_error() => return Ok(Depth::default()),
+                    // The link broke on the way: on the next one, then.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
         })
         .await
     }
@@ -221,6 +246,18 @@ impl RabbitMq {
 
     pub(super) fn is_connected(&self) -> bool {
         self.consuming.is_connected() && self.publishing.is_connected()
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        let mut broker = self.board.wrong(Part::Broker);
+        if self.publishing.is_blocked() {
+            broker.push(BLOCKED.to_owned());
+        }
+        // lapin takes a moment to tell of a connection that broke.
+        if broker.is_empty() && !self.is_connected() {
+            broker.push("a connection broke".to_owned());
+        }
+        Standing::of(&broker, &self.board.wrong(Part::Queues))
     }
 
     pub(super) async fn wait_until_consuming(&self) {

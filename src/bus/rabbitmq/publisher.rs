@@ -4,27 +4,38 @@
 //! then answers. So the order of calls is the order on the wire, many small calls share their round trips, and what is
 //! unconfirmed is bounded. And only so can an unroutable message be told from its neighbours: the broker sends it back
 //! before its confirm, but lapin attaches it to whichever confirm comes next, which need not be its own; after the whole
-//! batch is confirmed all returned messages are at hand and are matched by what they say. Up: [`crate::bus::Bus`].
-//! Down: the broker.
+//! batch is confirmed all returned messages are at hand and are matched by what they say.
+//!
+//! A message that the broker refuses costs the channel, and with it the fate of the whole batch. Then the rest of it goes
+//! out one by one, until the culprit is found and answered for; nothing waits behind it. Up: [`crate::bus::Bus`]. Down:
+//! the broker.
 
 use std::{sync::Arc, task::Poll, time::Duration};
 
 use futures::poll;
 use lapin::{
-    BasicProperties, Channel,
+    BasicProperties, Channel, ErrorKind,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
+    protocol::{AMQPErrorKind, AMQPSoftError},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Declaring,
     outage::Outage,
     session::{Link, Session},
+    standing::Line,
     wire,
 };
-use crate::bus::{BusError, Outgoing, Published, topology::Names};
+use crate::{
+    bus::{BusError, Outgoing, Published, Refusal},
+    telemetry::measures,
+};
 
 /// The most messages that are unconfirmed at a time.
 const BATCH: usize = 1000;
@@ -49,12 +60,13 @@ impl Publisher {
     /// The returned future is the publisher's life: spawn it; it ends after `closed`.
     pub(super) fn new(
         session: Session,
-        names: Names,
         declaring: Arc<Declaring>,
+        notice: Line,
         closed: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (calls, called) = mpsc::channel(WAITING_CALLS);
-        let work = Work { session, names, declaring, channel: None, outage: Outage::of("the publishing channel") };
+        let outage = Outage::of("the publishing channel").told_on(notice);
+        let work = Work { session, declaring, channel: None, declared: false, outage };
         let life = async move {
             tokio::select! {
                 () = closed.cancelled() => {}
@@ -77,9 +89,10 @@ impl Publisher {
 
 struct Work {
     session: Session,
-    names: Names,
     declaring: Arc<Declaring>,
     channel: Option<(Link, Channel)>,
+    /// What is published to was declared, and nothing has happened since that says otherwise.
+    declared: bool,
     outage: Outage,
 }
 
@@ -126,14 +139,26 @@ impl Work {
 
     /// Publishes until the fate of every message is known. `None` once the session is closed.
     async fn publish(&mut self, messages: &[&Outgoing]) -> Option<Vec<Published>> {
+        let begun = Instant::now();
         let mut fates: Vec<Option<Published>> = vec![None; messages.len()];
-        while fates.contains(&None) {
+        let mut one_by_one = false;
+        while let Some(first) = fates.iter().position(Option::is_none) {
+            let end = if one_by_one { first + 1 } else { messages.len() };
             let link = match &self.channel {
                 Some((link, _)) => link.clone(),
                 None => self.session.link().await?,
             };
-            match self.attempt(&link, messages, &mut fates).await {
+            match self.attempt(&link, &messages[first..end], &mut fates[first..end]).await {
                 Ok(()) => self.outage.over(),
+                Err(Unknown::Publish(error)) if !one_by_one && may_be_one_messages_fault(&link, &error) => {
+                    self.channel = None;
+                    one_by_one = true;
+                }
+                Err(Unknown::Publish(error)) if one_by_one && let Some(refusal) = refusal(&error) => {
+                    self.channel = None;
+                    fates[first] = Some(Published::Refused(refusal));
+                    tell_refused(messages[first], refusal, &error);
+                }
                 Err(unknown) => {
                     match unknown {
                         Unknown::Nack { .. } => {}
@@ -143,10 +168,12 @@ impl Work {
                         }
                         Unknown::Open(_) | Unknown::Refused(_) | Unknown::Publish(_) => self.channel = None,
                     }
+                    self.declared = false;
                     self.outage.failed(&unknown).await;
                 }
             }
         }
+        metrics::histogram!(measures::CONFIRM_SECONDS).record(begun.elapsed());
         fates.into_iter().collect()
     }
 
@@ -155,7 +182,10 @@ impl Work {
             return Ok(channel.clone());
         }
         let channel = link.create_channel().await.map_err(Unknown::Open)?;
-        self.declaring.shared(&channel).await?;
+        if !self.declared {
+            self.declaring.shared(&channel).await?;
+            self.declared = true;
+        }
         channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(Unknown::Open)?;
         self.channel = Some((link.clone(), channel.clone()));
         Ok(channel)
@@ -174,7 +204,7 @@ impl Work {
             if fates[index].is_some() {
                 continue;
             }
-            let Some(envelope) = wire::envelope(&self.names, outgoing) else {
+            let Some(envelope) = wire::envelope(&self.declaring.names, outgoing) else {
                 tracing::debug!("a message that AMQP has no way for is not published");
                 fates[index] = Some(Published::Unrouted);
                 continue;
@@ -214,6 +244,37 @@ impl Work {
         settle(fates, confirmed, returned);
         if nacks == 0 { Ok(()) } else { Err(Unknown::Nack { nacks }) }
     }
+}
+
+/// Whether the channel alone is lost, by something that the broker has against what was published on it.
+fn may_be_one_messages_fault(link: &Link, error: &lapin::Error) -> bool {
+    // What was not yet written when the broker closed the channel only learns that it is closed.
+    let closed = matches!(error.kind(), ErrorKind::InvalidChannelState(..));
+    link.status().connected() && (closed || refusal(error).is_some())
+}
+
+/// What the broker has against the one message of a channel. An exchange that is missing is nothing against the message:
+/// it waits for the topology.
+fn refusal(error: &lapin::Error) -> Option<Refusal> {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    match error.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(Refusal::Unacceptable),
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Some(Refusal::Forbidden),
+        _ => None,
+    }
+}
+
+fn tell_refused(outgoing: &Outgoing, refusal: Refusal, error: &lapin::Error) {
+    metrics::counter!(measures::REFUSED, "reason" => refusal.as_str()).increment(1);
+    let message = &outgoing.message;
+    tracing::error!(
+        to = ?outgoing.to,
+        routing_key = message.routing_key.chars().take(255).collect::<String>(),
+        message.id = message.properties.message_id,
+        bytes = message.body.len(),
+        %error,
+        "the broker refuses this message; what was published with it goes on"
+    );
 }
 
 /// What a published message is recognised by when it is returned.

@@ -17,7 +17,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::outage::Outage;
+use super::{
+    outage::Outage,
+    standing::{Board, Part},
+};
+use crate::telemetry::measures;
 
 /// For TCP, TLS and AMQP handshake together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,7 +48,7 @@ pub(super) struct Link {
 
 /// Why a session lost its connection.
 #[derive(Debug, thiserror::Error)]
-enum Lost {
+pub(super) enum Lost {
     #[error("cannot connect")]
     Connect(#[source] lapin::Error),
     #[error("no connection within {} s", CONNECT_TIMEOUT.as_secs())]
@@ -62,16 +66,24 @@ impl Session {
     pub(super) fn new(
         uri: AMQPUri,
         role: &'static str,
+        board: &Board,
         closed: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (publish, links) = watch::channel(None);
-        (Self { links }, supervise(uri, role, publish, closed))
+        let outage = Outage::of(format!("the connection for {role}")).told_on(board.line(Part::Broker));
+        outage.begin();
+        (Self { links }, supervise(uri, role, outage, publish, closed))
     }
 
     /// The current link, waiting for one. `None` once the session is closed for good. Safe to cancel.
     pub(super) async fn link(&self) -> Option<Link> {
         let mut links = self.links.clone();
         links.wait_for(|link| link.as_ref().is_some_and(|link| !link.broken.is_cancelled())).await.ok()?.clone()
+    }
+
+    /// Whether the broker has said that it takes no messages on this connection for now.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.links.borrow().as_ref().is_some_and(|link| link.status().blocked())
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -108,19 +120,31 @@ impl Deref for Link {
     }
 }
 
-async fn supervise(uri: AMQPUri, role: &'static str, links: watch::Sender<Option<Link>>, closed: CancellationToken) {
-    let mut outage = Outage::of(format!("the connection for {role}"));
+async fn supervise(
+    uri: AMQPUri,
+    role: &'static str,
+    mut outage: Outage,
+    links: watch::Sender<Option<Link>>,
+    closed: CancellationToken,
+) {
     let life = async {
         let mut careful_until = None;
+        let mut stood = false;
         loop {
             let lost = match connect(&uri, role).await {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
                     let link = Link { connection, broken: CancellationToken::new(), careful_until };
                     tracing::debug!(role, "connected");
+                    if std::mem::replace(&mut stood, true) {
+                        metrics::counter!(measures::AMQP_RECONNECTS, "connection" => role).increment(1);
+                    }
                     outage.over();
                     links.send_replace(Some(link.clone()));
                     let lost = watch_over(&link).await;
+                    if link.status().blocked() {
+                        tell_blocked(false);
+                    }
                     links.send_replace(None);
                     link.broken.cancel();
                     part(&link).await;
@@ -145,7 +169,7 @@ async fn supervise(uri: AMQPUri, role: &'static str, links: watch::Sender<Option
     }
 }
 
-async fn connect(uri: &AMQPUri, role: &str) -> Result<Connection, Lost> {
+pub(super) async fn connect(uri: &AMQPUri, role: &str) -> Result<Connection, Lost> {
     let properties = ConnectionProperties::default().with_connection_name(format!("metagov {role}").into());
     timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties))
         .await
@@ -165,8 +189,12 @@ async fn watch_over(link: &Link) -> Lost {
                 Some(Event::Error(error)) if !link.status().connected() => return Lost::Broken(error),
                 Some(Event::ConnectionBlocked(reason)) => {
                     tracing::warn!(reason, "the broker is short of resources and takes no messages for now");
+                    tell_blocked(true);
                 }
-                Some(Event::ConnectionUnblocked) => tracing::info!("the broker takes messages again"),
+                Some(Event::ConnectionUnblocked) => {
+                    tracing::info!("the broker takes messages again");
+                    tell_blocked(false);
+                }
                 Some(_) => {}
                 None => return Lost::Closed,
             },
@@ -175,6 +203,10 @@ async fn watch_over(link: &Link) -> Lost {
             },
         }
     }
+}
+
+fn tell_blocked(blocked: bool) {
+    metrics::gauge!(measures::AMQP_BLOCKED).set(if blocked { 1.0 } else { 0.0 });
 }
 
 async fn part(link: &Link) {

@@ -47,6 +47,53 @@ pub(super) fn message(delivery: &mut Delivery) -> Message {
     message
 }
 
+/// Our view of a dead letter: with everything in its headers that can be shown, for nobody acts on it.
+pub(super) fn dead_letter(delivery: &mut Delivery) -> Message {
+    let raw = delivery.properties.headers().clone().unwrap_or_default();
+    let mut message = message(delivery);
+    for (name, value) in raw.inner() {
+        if let Some(bytes) = bytes(value) {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            message.properties.headers.entry(name.to_string()).or_insert(text);
+        }
+    }
+    message
+}
+
+/// The properties of a dead letter that is published as a command again: as they are, without the traces of its death,
+/// so that it gets all its attempts. What was sent by somebody else cannot be sent under their name.
+pub(super) fn revived(properties: &BasicProperties) -> BasicProperties {
+    type Setter = fn(BasicProperties, ShortString) -> BasicProperties;
+    let texts: [(&Option<ShortString>, Setter); 7] = [
+        (properties.content_type(), BasicProperties::with_content_type),
+        (properties.content_encoding(), BasicProperties::with_content_encoding),
+        (properties.correlation_id(), BasicProperties::with_correlation_id),
+        (properties.reply_to(), BasicProperties::with_reply_to),
+        (properties.message_id(), BasicProperties::with_message_id),
+        (properties.kind(), BasicProperties::with_type),
+        (properties.app_id(), BasicProperties::with_app_id),
+    ];
+    let mut revived = BasicProperties::default().with_delivery_mode(PERSISTENT);
+    for (text, set) in texts {
+        if let Some(text) = text {
+            revived = set(revived, text.clone());
+        }
+    }
+    if let Some(priority) = *properties.priority() {
+        revived = revived.with_priority(priority);
+    }
+    if let Some(timestamp) = *properties.timestamp() {
+        revived = revived.with_timestamp(timestamp);
+    }
+    let mut headers = FieldTable::default();
+    for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
+        if !dead_letter::is_trace(name.as_str()) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    if headers.inner().is_empty() { revived } else { revived.with_headers(headers) }
+}
+
 /// How often the broker has handed it out before, where it counts that.
 pub(super) fn delivery_count(properties: &BasicProperties) -> Option<u64> {
     let value = properties.headers().as_ref()?.inner().get("x-delivery-count")?;
@@ -65,8 +112,7 @@ fn headers(table: &FieldTable) -> BTreeMap<String, String> {
 /// any width.
 fn scalar(value: &AMQPValue) -> Option<String> {
     Some(match value {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok()?.to_owned(),
-        AMQPValue::ByteArray(bytes) => std::str::from_utf8(bytes.as_slice()).ok()?.to_owned(),
+        AMQPValue::LongString(_) | AMQPValue::ByteArray(_) => std::str::from_utf8(bytes(value)?).ok()?.to_owned(),
         AMQPValue::ShortString(text) => text.to_string(),
         AMQPValue::Boolean(value) => value.to_string(),
         AMQPValue::ShortShortInt(number) => number.to_string(),
@@ -83,6 +129,14 @@ fn scalar(value: &AMQPValue) -> Option<String> {
             return None;
         }
     })
+}
+
+fn bytes(value: &AMQPValue) -> Option<&[u8]> {
+    match value {
+        AMQPValue::LongString(text) => Some(text.as_bytes()),
+        AMQPValue::ByteArray(bytes) => Some(bytes.as_slice()),
+        _ => None,
+    }
 }
 
 /// Reason and queue of the latest entry of `x-death`, which the broker keeps newest first.
