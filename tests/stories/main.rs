@@ -10,4 +10,6 @@ mod bad_input;
 mod communities;
 mod deliveries;
 mod processes;
+mod steps;
+mod uncertain;
 mod webhooks;
