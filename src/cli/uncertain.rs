@@ -171,8 +171,7 @@ impl Note {
         ask.correlation_id = run.correlation_id;
 
         let bus = connection::bus(config).await?;
-        let was_interrupted =
-            |decision: Decision| decision.verdict == RunVerdict::RunAgain && !decision.is_carried_out;
+        let was_interrupted = |decision: Decision| decision.verdict == RunVerdict::RunAgain && !decision.is_carried_out;
         if !run.decision.is_some_and(was_interrupted) {
             self.decide(store, RunVerdict::RunAgain).await?;
         }

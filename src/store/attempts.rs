@@ -1,11 +1,11 @@
-//! Attempts: the row that is committed *before* a platform is called, for what must not simply be
-//! repeated.
+//! Attempts: the row that is committed *before* a platform is called, for what must not simply be repeated.
 //!
 //! An attempt holds the command's inbox row for the time of a lease. Whoever comes later learns whether it is still
 //! running, has ended, or died; a fence that grows with each attempt keeps a worker that was thought dead from writing
 //! after all. The clock of leases is the database's.
 //!
-//! Up: the worker, before it runs a `keyed` or `unsafe` action or starts a process, and at the first step of others. Down: the tables `inbox` and `action_runs`.
+//! Up: the worker, before it runs a `keyed` or `unsafe` action or starts a process, and at the first step of others.
+//! Down: the tables `inbox` and `action_runs`.
 
 use std::time::Duration;
 

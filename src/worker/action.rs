@@ -244,11 +244,6 @@ impl<'a> Asked<'a> {
             initiator: self.initiator(),
             command: self.command.clone().filter(|_| status == RunStatus::Uncertain),
         };
-        Unit {
-            inbox: self.envelope.inbox(),
-            run: Some(run),
-            events: vec![outcome],
-            ..Unit::default()
-        }
+        Unit { inbox: self.envelope.inbox(), run: Some(run), events: vec![outcome], ..Unit::default() }
     }
 }

@@ -326,7 +326,16 @@ impl World {
     pub(crate) async fn rows(&self) -> Vec<i64> {
         let connection = Database::connect(&self.url).await.expect("the database answers");
         let mut counts = Vec::new();
-        for table in ["communities", "plugin_instances", "processes", "action_runs", "inbox", "outbox", "steps", "uncertain_runs"] {
+        for table in [
+            "communities",
+            "plugin_instances",
+            "processes",
+            "action_runs",
+            "inbox",
+            "outbox",
+            "steps",
+            "uncertain_runs",
+        ] {
             let sql = format!("SELECT COUNT(*) AS rows FROM {table}");
             let statement = Statement::from_string(connection.get_database_backend(), sql);
             let row = connection.query_one_raw(statement).await.expect("the table is there").expect("one row");
