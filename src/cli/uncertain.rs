@@ -60,9 +60,9 @@ pub(super) struct List {
     limit: u64,
 }
 
-/// A decision for the record.
+/// Who decides what, for the record.
 #[derive(Debug, Args)]
-pub(super) struct Note {
+pub(super) struct Signed {
     /// Its id, as `list` shows it
     id: Uuid,
     /// Who decides
@@ -77,7 +77,7 @@ pub(super) struct Note {
 #[derive(Debug, Args)]
 pub(super) struct MarkDone {
     #[command(flatten)]
-    note: Note,
+    signed: Signed,
     /// What the action answered, as far as the platform shows it
     #[arg(long, value_name = "JSON", value_parser = value)]
     output: Option<Value>,
@@ -87,7 +87,7 @@ pub(super) struct MarkDone {
 #[derive(Debug, Args)]
 pub(super) struct RunAgain {
     #[command(flatten)]
-    note: Note,
+    signed: Signed,
 }
 
 impl Uncertain {
@@ -101,13 +101,13 @@ impl Uncertain {
                 out.document(&whole(&store, &run).await?)?;
             }
             Self::MarkDone(done) => {
-                let id = done.note.id;
-                done.note.decide(&store, RunVerdict::Done(done.output)).await?;
+                let id = done.signed.id;
+                done.signed.decide(&store, RunVerdict::Done(done.output)).await?;
                 out.done(&json!({ "id": id, "marked": "done" }), "it counts as completed")?;
             }
             Self::RunAgain(again) => {
-                let id = again.note.id;
-                let message_id = again.note.run_again(&store, config).await?;
+                let id = again.signed.id;
+                let message_id = again.signed.run_again(&store, config).await?;
                 let shown = json!({ "id": id, "message_id": message_id });
                 out.data(&shown, || message_id.clone())?;
             }
@@ -138,7 +138,7 @@ impl List {
     }
 }
 
-impl Note {
+impl Signed {
     /// Keeps the decision, unless there is nothing to decide any more.
     async fn decide(self, store: &Store, verdict: RunVerdict) -> anyhow::Result<()> {
         let decision =
