@@ -13,4 +13,6 @@ mod hostile;
 mod processes;
 mod replay;
 mod secrets;
+mod steps;
+mod uncertain;
 mod webhooks;

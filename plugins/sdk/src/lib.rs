@@ -21,6 +21,7 @@ pub mod process;
 pub mod registrar;
 pub mod schema;
 pub mod secret;
+pub mod steps;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod webhook;
@@ -45,6 +46,7 @@ pub use crate::{
     process::{Process, Progress, Started},
     registrar::{Registrar, RegistrationError},
     secret::Secret,
+    steps::{Keeping, MemorySteps, StepKeeper, Steps},
     webhook::Webhook,
 };
 
