@@ -126,13 +126,18 @@ fn no_keys() -> ConfigError {
 }
 
 async fn count(store: &Store, registry: &Registry, vault: &Vault) -> anyhow::Result<Vec<Row>> {
-    let uses = vault.key_ids().zip(std::iter::once(Use::Seals).chain(std::iter::repeat(Use::Opens)));
-    let mut rows: Vec<Row> = uses.map(|(key, used)| Row { key: Some(key.to_owned()), used, instances: 0 }).collect();
-    let mut add = |key: Option<String>| match rows.iter_mut().find(|row| row.key == key) {
-        Some(row) => row.instances += 1,
-        None => {
-            let used = if key.is_some() { Use::Missing } else { Use::Unsealed };
-            rows.push(Row { key, used, instances: 1 });
+    let kinds = std::iter::once(Use::Seals).chain(std::iter::repeat(Use::Opens));
+    let mut rows: Vec<Row> = vault
+        .key_ids()
+        .zip(kinds)
+        .map(|(key, kind)| Row { key: Some(key.to_owned()), used: kind, instances: 0 })
+        .collect();
+    let mut add = |key: Option<String>| {
+        if let Some(row) = rows.iter_mut().find(|row| row.key == key) {
+            row.instances += 1;
+        } else {
+            let kind = if key.is_some() { Use::Missing } else { Use::Unsealed };
+            rows.push(Row { key, used: kind, instances: 1 });
         }
     };
     let mut last = None;

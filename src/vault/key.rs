@@ -100,11 +100,11 @@ impl KeyEntry {
     /// Where the operating system gives no random numbers.
     #[must_use]
     pub fn generate() -> SecretString {
-        let mut bytes = [0; LENGTH + 4];
-        rand::rngs::OsRng.try_fill_bytes(&mut bytes).expect("the operating system gives random numbers");
-        let (key, id) = bytes.split_at(LENGTH);
-        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("k{id}:{}", STANDARD.encode(key)).into()
+        let (mut key, mut id) = ([0; LENGTH], [0; 4]);
+        for bytes in [&mut key[..], &mut id[..]] {
+            rand::rngs::OsRng.try_fill_bytes(bytes).expect("the operating system gives random numbers");
+        }
+        format!("k{:08x}:{}", u32::from_be_bytes(id), STANDARD.encode(key)).into()
     }
 
     pub(super) fn cipher(&self) -> (KeyId, XChaCha20Poly1305) {

@@ -165,7 +165,7 @@ impl Vault {
             return Ok(None);
         }
         let mut resealed = self.open(owner, config)?;
-        for pointer in sealed::outermost(members.into_keys().chain(clear).collect()) {
+        for pointer in sealed::outermost(&members.into_keys().chain(clear).collect()) {
             if let Some(member) = resealed.pointer_mut(&pointer) {
                 *member = self.seal_member(owner, &pointer, member)?.into();
             }

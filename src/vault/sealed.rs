@@ -103,11 +103,11 @@ pub(super) fn places(definition: Option<&PluginDefinition>, config: &Value) -> B
     walk(config, &mut String::new(), &mut |pointer, _| {
         places.insert(pointer.to_owned());
     });
-    outermost(places)
+    outermost(&places)
 }
 
 /// Without the places that are within another one: they go with it.
-pub(super) fn outermost(places: BTreeSet<String>) -> BTreeSet<String> {
+pub(super) fn outermost(places: &BTreeSet<String>) -> BTreeSet<String> {
     let within = |place: &str| place.match_indices('/').any(|(end, _)| places.contains(&place[..end]));
     places.iter().filter(|place| !within(place)).cloned().collect()
 }

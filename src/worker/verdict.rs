@@ -17,8 +17,8 @@
 //!
 //! Before the handler is called its instance's config is opened. Where this worker lacks the key to it, that is its
 //! operator's fault and never answered as the driver's: the command goes up the delay ladder, as often as it takes and
-//! without an attempt being counted, until it meets a worker that has the key; a poll and a tick are done, for the next
-//! ones come. Only what replaces or removes such a config, `plugin.enable`, `plugin.disable` and their like, goes on
+//! without a further attempt in its header (the row of a `keyed` or `unsafe` action counts on), until it meets a worker that
+//! has the key; a poll and a tick are done, for the next ones come. Only what replaces or removes such a config, `plugin.enable`, `plugin.disable` and their like, goes on
 //! without it once the attempts are used up, so that a lost key locks nobody in. A sealed text that was changed or moved is
 //! a row that cannot be read: `command.rejected` with `internal-error`, and `metagov.dead`. A config with secrets and no
 //! key to seal them with is refused with `internal-error`, before its plugin is called.

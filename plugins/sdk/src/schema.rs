@@ -272,15 +272,14 @@ impl Search<'_> {
         match instance {
             Value::Object(members) => {
                 for (name, member) in members {
-                    match schema.get("properties").and_then(|properties| properties.get(name)) {
-                        Some(property) => self.below(property, name, member),
-                        None => {
-                            let patterns = schema.get("patternProperties").and_then(Value::as_object);
-                            let others = patterns.into_iter().flat_map(Map::values);
-                            for schema in others.chain(schema.get("additionalProperties")) {
-                                self.below(schema, name, member);
-                            }
-                        }
+                    if let Some(property) = schema.get("properties").and_then(|properties| properties.get(name)) {
+                        self.below(property, name, member);
+                        continue;
+                    }
+                    let patterns = schema.get("patternProperties").and_then(Value::as_object);
+                    let others = patterns.into_iter().flat_map(Map::values);
+                    for schema in others.chain(schema.get("additionalProperties")) {
+                        self.below(schema, name, member);
                     }
                 }
             }

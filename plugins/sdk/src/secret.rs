@@ -1,7 +1,7 @@
 //! A secret in a config: stored, never shown.
 //!
-//! It serialises its value, because that is how it is stored; everything that shows a config masks it by its schema,
-//! [`crate::PluginDefinition::mask_config`]. Up: a plugin's config. Down: the platform's client.
+//! It serialises its value, and is known by its schema: the service seals what is marked before it stores a config, and
+//! masks it wherever it shows one, [`crate::PluginDefinition::secret_places`]. Up: a plugin's config. Down: the platform's client.
 
 use std::{borrow::Cow, fmt};
 
