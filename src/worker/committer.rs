@@ -265,3 +265,24 @@ pub(super) fn patience() -> impl Iterator<Item = Duration> {
         .without_max_times()
         .build()
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn what_reached_nobody_keeps_that_mark_and_what_is_forbidden_is_published_again() {
+        let fates = [
+            Published::Routed,
+            Published::Unrouted,
+            Published::Refused(Refusal::Unacceptable),
+            Published::Refused(Refusal::Forbidden),
+        ];
+        let events: Vec<_> =
+            fates.into_iter().enumerate().map(|(n, fate)| (Uuid::from_u128(n as u128), fate)).collect();
+        let marks: Vec<_> = marks_of(&events).into_iter().map(|(id, unrouted)| (id.as_u128(), unrouted)).collect();
+        assert_eq!(marks, [(0, false), (1, true), (2, true)]);
+    }
+}

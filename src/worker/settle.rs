@@ -20,9 +20,7 @@ use super::{
     wait::DUE_HEADER,
 };
 use crate::{
-    bus::{
-        ATTEMPT_HEADER, Bus, DelayStep, Delivery, Destination, Message, Outgoing, Published, REASON_HEADER, Refusal,
-    },
+    bus::{ATTEMPT_HEADER, Bus, DelayStep, Delivery, Destination, Message, Outgoing, Published, REASON_HEADER},
     store::{InboxEntry, Keep, Seen, Store, StoreError, Unit},
     telemetry::measures,
 };
@@ -243,8 +241,8 @@ impl Settler {
     }
 
     /// Publishes until it is confirmed. A copy that must come back, or be kept, waits for its queue where that is
-    /// missing, and goes without the driver's headers where the broker takes it by no means; an event or a reply that
-    /// nobody wants is no error. `false` where the worker goes down meanwhile.
+    /// missing or forbidden; an event or a reply that nobody wants is no error. `false` where the worker goes down
+    /// meanwhile.
     async fn publish(&self, mut outgoing: Vec<Outgoing>) -> bool {
         let mut delays = patience();
         loop {
@@ -259,12 +257,7 @@ impl Settler {
                 .filter(|(outgoing, published)| {
                     *published != Published::Routed && matches!(outgoing.to, Destination::Delay(_) | Destination::Dead)
                 })
-                .map(|(mut outgoing, published)| {
-                    if published == Published::Refused(Refusal::Unacceptable) {
-                        outgoing.message.properties.headers.retain(|name, _| name.starts_with("x-metagov-"));
-                    }
-                    outgoing
-                })
+                .map(|(outgoing, _)| outgoing)
                 .collect();
             if outgoing.is_empty() {
                 return true;

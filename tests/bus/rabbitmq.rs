@@ -393,6 +393,22 @@ async fn a_dead_letter_that_breaks_connections_is_shown_and_those_behind_it_and_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_whose_headers_would_burst_its_frame_goes_without_the_drivers() {
+    tell(On::RabbitMq, |rig: Rig| async move {
+        rig.bus.apply_topology(&[plugin()]).await.expect("it is declared");
+        let mut copy = Outgoing { to: Destination::Dead, ..command("large") };
+        // As much as fits for the driver, and too much with ours.
+        copy.message.properties.headers.insert("theirs".to_owned(), "x".repeat(130_900));
+        copy.message.properties.headers.insert(metagov::bus::REASON_HEADER.to_owned(), "r".repeat(200));
+        let fates = soon("publishing", rig.bus.publish(vec![copy, event("some.event", "beside it")])).await;
+        assert_eq!(fates.expect("it is open"), [Published::Routed, Published::Unrouted]);
+        let letters = rig.bus.dead_letters(&mut |_| DeadVerdict::Keep).await.expect("they can be read");
+        assert_eq!(letters[0].message.properties.headers.keys().collect::<Vec<_>>(), [metagov::bus::REASON_HEADER]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn direct_reply_to_and_a_drivers_own_queue_get_their_replies() {
     tell(On::RabbitMq, |rig: Rig| async move {
         let mut deliveries = rig.bus.consume(Queue::Plugin(plugin()), 10);

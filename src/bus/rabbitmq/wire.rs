@@ -19,6 +19,11 @@ use crate::bus::{
 /// Persistent, in the words of AMQP.
 const PERSISTENT: u8 = 2;
 
+/// All headers of a message go into one frame, and one that is larger than agreed upon (RabbitMQ: 128 KiB) costs the whole
+/// connection, again each time. A driver may have come close to that with its own, so that a copy with ours is too large:
+/// beyond this, copies go without the driver's.
+const MOST_HEADERS: usize = 64 * 1024;
+
 /// Our view of a delivered message.
 pub(super) fn message(delivery: &mut Delivery) -> Message {
     let properties = &delivery.properties;
@@ -207,8 +212,10 @@ fn basic_properties(properties: &Properties, expiration: Option<Duration>) -> Op
         basic = basic.with_expiration(wait.as_millis().to_string().into());
     }
     let mut headers = FieldTable::default();
+    let bytes: usize = properties.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     for (name, value) in &properties.headers {
-        if !dead_letter::is_brokers_note(name) {
+        let fits = bytes <= MOST_HEADERS || name.starts_with("x-metagov-") || name == "traceparent";
+        if fits && !dead_letter::is_brokers_note(name) {
             headers.insert(ShortString::try_new(name.as_str()).ok()?, AMQPValue::LongString(value.as_str().into()));
         }
     }
