@@ -85,6 +85,16 @@ story! {
         assert_eq!(told.event.data["output"], json!(format!("{tag} post #1, {tag} pin #2")));
     }
 
+    async fn an_attempt_that_needs_no_step_ends_the_one_that_had_some(world: World) {
+        with_poster(world).await;
+        let tag = format!("fickle {}", world.prefix);
+        let body = json!({ "community": COMMUNITY, "parameters": { "tag": tag } });
+        let command = Command::new("action.poster.fickle", &body);
+        let told = world.ask(&command).await;
+        assert_eq!(told.event.data["output"], "nothing is left to do", "{:?}", told.event.data);
+        assert_eq!(kept(world, &command).await, 0);
+    }
+
     async fn a_worker_that_lost_its_command_keeps_no_step_and_its_outcome_is_dropped(world: World) {
         with_poster(world).await;
         for (action, post) in [("keyed-post", ["wait", "answer"]), ("idempotent-post", ["wait", "answer"])] {

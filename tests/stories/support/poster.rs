@@ -15,7 +15,12 @@ impl Plugin for Poster {
     type Config = metagov_sdk::Empty;
 
     fn register(plugin: &mut Registrar<Self>) {
-        plugin.action::<KeyedPost>().action::<UnsafePost>().action::<IdempotentPost>().process::<Notice>();
+        plugin
+            .action::<KeyedPost>()
+            .action::<UnsafePost>()
+            .action::<IdempotentPost>()
+            .action::<Fickle>()
+            .process::<Notice>();
     }
 }
 
@@ -62,6 +67,16 @@ async fn unsafe_post(cx: &Cx<Poster>, tag: String, post: Vec<Deed>, pin: Vec<Dee
 #[action(IdempotentPost, "idempotent-post", effect = "idempotent", deadline = "50s")]
 async fn idempotent_post(cx: &Cx<Poster>, tag: String, post: Vec<Deed>, pin: Vec<Deed>) -> Result<String> {
     post_and_pin(cx, &tag, &post, &pin).await
+}
+
+/// Needs no step any more when it is tried again.
+#[action(Fickle, "fickle", effect = "idempotent")]
+async fn fickle(cx: &Cx<Poster>, tag: String) -> Result<String> {
+    if cx.attempt() > 1 {
+        return Ok("nothing is left to do".to_owned());
+    }
+    cx.step("post", call(cx, &tag, "post", &[])).await?;
+    Err(Error::retry("the board is locked"))
 }
 
 /// A notice on the board.
