@@ -12,6 +12,7 @@ mod m20261122_090200_processes;
 mod m20261122_090300_action_runs;
 mod m20261122_090400_inbox;
 mod m20261122_090500_outbox;
+mod m20261123_090100_suspects;
 
 /// Every step, the oldest first.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_090300_action_runs::Migration),
             Box::new(m20261122_090400_inbox::Migration),
             Box::new(m20261122_090500_outbox::Migration),
+            Box::new(m20261123_090100_suspects::Migration),
         ]
     }
 }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ATTEMPT_HEADER, Destination, Message, Outgoing, REASON_HEADER};
+use super::{ATTEMPT_HEADER, Destination, Message, Outgoing, REASON_HEADER, SUSPECT_HEADER, THROTTLED_HEADER};
 
 const LAST_DEATH_REASON: &str = "x-last-death-reason";
 const LAST_DEATH_QUEUE: &str = "x-last-death-queue";
@@ -57,7 +57,7 @@ impl DeadLetter {
     pub(super) fn revived(&self) -> Outgoing {
         let mut message = self.message.clone();
         message.properties.expiration = None;
-        let ours = [ATTEMPT_HEADER, REASON_HEADER];
+        let ours = [ATTEMPT_HEADER, REASON_HEADER, SUSPECT_HEADER, THROTTLED_HEADER];
         message.properties.headers.retain(|name, _| !ours.contains(&name.as_str()) && !is_brokers_note(name));
         Outgoing { to: Destination::Commands, message }
     }

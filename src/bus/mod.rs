@@ -26,7 +26,8 @@ pub use dead_letter::{DeadLetter, DeadVerdict};
 pub use delivery::{Deliveries, Delivery, Receipt, Subscription};
 pub use error::{BrokerError, BusError, SocketError};
 pub use message::{
-    ATTEMPT_HEADER, DelayStep, Destination, Message, Outgoing, Properties, Published, REASON_HEADER, is_reply_queue,
+    ATTEMPT_HEADER, DelayStep, Destination, Message, Outgoing, Properties, Published, REASON_HEADER, SUSPECT_HEADER,
+    THROTTLED_HEADER, is_reply_queue,
 };
 pub use topology::{Queue, Topology};
 

@@ -3,9 +3,11 @@
 //! One table, checked for each layer on its own, so that a fault names the layer that made it even where a later layer
 //! sets the key again. Up: [`super::layers`]. Down: [`super::fault`].
 
+use std::collections::BTreeSet;
+
 use config::{Value, ValueKind};
 
-use super::{fault::Fault, layers::Layer};
+use super::{PluginConcurrency, fault::Fault, layers::Layer};
 use crate::telemetry;
 
 /// What a value must be, over and above its kind.
@@ -18,9 +20,11 @@ enum Rule {
     /// A word that is safe in the names of exchanges and queues.
     Prefix,
     Filter,
+    /// Each a plugin with its number of handlers, no plugin twice.
+    PluginConcurrencies,
 }
 
-use Rule::{Filter, NotEmpty, OneOf, Prefix, Range, Url};
+use Rule::{Filter, NotEmpty, OneOf, PluginConcurrencies, Prefix, Range, Url};
 
 const DAY: i64 = 86_400;
 
@@ -34,6 +38,9 @@ const RULES: &[(&str, Rule)] = &[
     ("database.max_connections", Range(1, 1000)),
     // The prefetch of AMQP is 16 bits wide, and 0 would mean no limit.
     ("worker.concurrency", Range(1, 65_535)),
+    ("worker.plugin_concurrency", PluginConcurrencies),
+    ("worker.community_share", Range(1, 100)),
+    ("worker.community_rate", Range(0, 1_000_000)),
     ("worker.deadline_seconds", Range(1, DAY)),
     ("worker.max_attempts", Range(1, 1000)),
     ("worker.batch", Range(1, 1000)),
@@ -73,9 +80,22 @@ impl Rule {
             NotEmpty if text.is_empty() => Err("must not be empty".to_owned()),
             Prefix if !is_prefix(text) => Err("must be 1 to 40 of a-z, A-Z, 0-9, - and _".to_owned()),
             Filter => telemetry::parse_filter(text).map(|_| ()).map_err(|error| error.to_string()),
+            PluginConcurrencies => plugin_concurrencies(value),
             NotEmpty | Prefix => Ok(()),
         }
     }
+}
+
+fn plugin_concurrencies(value: &Value) -> Result<(), String> {
+    let ValueKind::Array(items) = &value.kind else { return Ok(()) };
+    let mut plugins = BTreeSet::new();
+    for item in items {
+        let PluginConcurrency { plugin, .. } = item.to_string().try_into().map_err(str::to_owned)?;
+        if !plugins.insert(plugin) {
+            return Err("names a plugin twice".to_owned());
+        }
+    }
+    Ok(())
 }
 
 fn is_prefix(text: &str) -> bool {

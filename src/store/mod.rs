@@ -24,6 +24,7 @@ mod migrate;
 mod outbox;
 mod processes;
 mod runs;
+mod suspects;
 mod transaction;
 mod unit;
 

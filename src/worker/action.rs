@@ -174,7 +174,7 @@ impl Handlers {
         };
         let call = self.host.call(instance, request);
         let deadline = asked.action.deadline().unwrap_or(self.deadline);
-        let called = guarded(asked.action.run(call, parameters), deadline).await;
+        let called = guarded(asked.envelope, asked.action.run(call, parameters), deadline).await;
         if effect == Effect::Unsafe && matches!(called, Called::Cut(_)) {
             return Ok(asked.uncertain(self, attempt));
         }

@@ -40,6 +40,8 @@ pub(super) struct Envelope {
     pub(super) trace: TraceParent,
     /// How often its handler has been called, this time included.
     pub(super) attempt: u32,
+    /// Whether it has killed its workers, so that no plugin is called for it.
+    pub(super) convicted: bool,
     /// Stands in for the `message_id` where there is none: the same for this delivery and the copies of it that we make.
     nonce: Uuid,
 }
@@ -51,6 +53,16 @@ pub(super) struct Opened {
     pub(super) envelope: Envelope,
     /// What it asks for.
     pub(super) command: Result<Command, Problem>,
+}
+
+impl Opened {
+    /// The platform's id of a community that the command does not name.
+    pub(super) fn platform_id(&self) -> Option<&str> {
+        match &self.command {
+            Ok(Command::Webhook(_, hook)) => hook.community_platform_id.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// Where the size of bodies and the names of our own queues are checked against.
@@ -108,6 +120,7 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         reply_to,
         trace: trace.child(random.random()),
         attempt: properties.headers.get(ATTEMPT_HEADER).and_then(|count| count.parse().ok()).unwrap_or(1).max(1),
+        convicted: false,
         nonce: properties
             .headers
             .get(NONCE_HEADER)
@@ -186,6 +199,14 @@ impl Envelope {
             (Some(community), Some(id)) => derive_uuid(&[what, community.as_str(), id.as_str()]),
             _ => Uuid::new_v5(&self.nonce, what.as_bytes()),
         }
+    }
+
+    /// What the command is known by while it is suspect, the same for every delivery; without a `message_id` that is what
+    /// it says, for whoever says the same is as poisonous.
+    #[must_use]
+    pub(super) fn suspicion(&self) -> Uuid {
+        let key = self.message_id.as_ref().map_or("", MessageId::as_str);
+        Uuid::new_v5(&Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.fingerprint), key.as_bytes())
     }
 
     /// What stands in for the `message_id` where there is none.

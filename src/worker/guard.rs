@@ -1,7 +1,9 @@
-//! Between a plugin and the worker: a deadline, and a net under panics.
+//! Between a plugin and the worker: a deadline, a net under panics, and an eye on who blocks a thread.
 //!
-//! A handler runs in a task of its own, so that whatever it does ends as a value. Up: [`super::action`] and its
-//! neighbours. Down: the plugin's code.
+//! A handler runs in a task of its own, so that whatever it does ends as a value. Its deadline ends the waiting, also where
+//! the handler never yields and cannot be cancelled: such a one keeps its thread, the others go on with those that are left,
+//! and the log says which plugin it is. A command that is convicted of killing workers is not called at all: it ends as if
+//! it had been cut off. Up: [`super::action`] and its neighbours. Down: the plugin's code.
 
 use std::time::Duration;
 
@@ -9,8 +11,16 @@ use metagov_sdk::{
     Error, Finished, Handling,
     contract::{Problem, ProblemKind},
 };
-use tokio::time::timeout;
-use tracing::Instrument;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tracing::{Instrument, error, warn};
+
+use super::{envelope::Envelope, suspects::crashed};
+
+/// A cancelled handler that is still there after so long has not come to any `await`.
+const TO_BE_CANCELLED: Duration = Duration::from_secs(1);
 
 /// How a call of a plugin ended.
 #[derive(Debug)]
@@ -33,8 +43,15 @@ impl<T> Called<T> {
     }
 }
 
-/// Calls a plugin.
-pub(super) async fn guarded<T: Send + 'static>(handling: Handling<T>, deadline: Duration) -> Called<T> {
+/// Calls a plugin on behalf of this command.
+pub(super) async fn guarded<T: Send + 'static>(
+    envelope: &Envelope,
+    handling: Handling<T>,
+    deadline: Duration,
+) -> Called<T> {
+    if envelope.convicted {
+        return Called::Cut(Box::new(crashed()));
+    }
     let mut task = tokio::spawn(handling.in_current_span());
     match timeout(deadline, &mut task).await {
         Ok(Ok(finished)) => Called::Answered(finished),
@@ -44,8 +61,23 @@ pub(super) async fn guarded<T: Send + 'static>(handling: Handling<T>, deadline: 
         }
         Err(_elapsed) => {
             task.abort();
+            let plugin = envelope.plugin.as_ref().map_or("core", |plugin| plugin.as_str()).to_owned();
+            tokio::spawn(watch(task, plugin, deadline).in_current_span());
             let detail = format!("the plugin did not answer within {} s", deadline.as_secs_f64());
             Called::Cut(Box::new(Problem::new(ProblemKind::Timeout, detail)))
         }
     }
+}
+
+/// Sees a cancelled handler off.
+async fn watch<T>(mut task: JoinHandle<T>, plugin: String, deadline: Duration) {
+    let cancelled = Instant::now();
+    if timeout(TO_BE_CANCELLED, &mut task).await.is_ok() {
+        return;
+    }
+    metrics::counter!("metagov_blocked_handlers_total", "plugin" => plugin.clone()).increment(1);
+    error!(plugin, "a handler blocks its thread: {deadline:?} are over and it cannot be cancelled, for it never awaits");
+    // Its value has nobody to go to any more.
+    let _ = task.await;
+    warn!(plugin, "the handler has let go of its thread, {:?} after its deadline", cancelled.elapsed());
 }

@@ -13,6 +13,7 @@ use super::{
     committer::patience,
     envelope::{Envelope, Opened},
     instances::{Instances, NoInstance},
+    suspects::crashed,
     verdict::{Handled, Verdict, backoff},
 };
 use crate::{
@@ -79,6 +80,14 @@ impl Handlers {
             Ok(command) => command.clone(),
             Err(problem) => return Ok(Verdict::reject(problem.clone())),
         };
+        // A plugin is asked more than its handlers for some commands; these are not touched again at all.
+        let untouchable = !matches!(
+            command,
+            Command::Action(..) | Command::ProcessStart(..) | Command::ProcessClose(..) | Command::Poll(..)
+        );
+        if envelope.convicted && untouchable {
+            return Ok(Verdict::reject(crashed()));
+        }
         let verdict = match command {
             Command::CommunityApply(body) => self.apply_community(envelope, body).await,
             Command::CommunityDelete(body) => self.delete_community(envelope, body).await,

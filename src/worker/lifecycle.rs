@@ -143,7 +143,7 @@ impl Handlers {
         let left = match LoadedInstance::load(plugin, stored.clone()) {
             Ok(instance) => {
                 let call = self.host.call(&instance, Self::request(envelope, None));
-                guarded(plugin.disabled(call), self.deadline).await.into_finished()
+                guarded(envelope, plugin.disabled(call), self.deadline).await.into_finished()
             }
             Err(problem) => Finished { result: Err(Error::Failed(Box::new(problem))), effects: Effects::default() },
         };
@@ -159,7 +159,7 @@ impl Handlers {
     }
 
     async fn lifecycle(&self, envelope: &Envelope, handling: metagov_sdk::Handling<()>) -> Step<Effects> {
-        let finished = guarded(handling, self.deadline).await.into_finished();
+        let finished = guarded(envelope, handling, self.deadline).await.into_finished();
         match finished.result {
             Ok(()) => Ok(finished.effects),
             Err(Error::Rejected(problem) | Error::Failed(problem)) => Err(Detour::Verdict(Verdict::Reject(problem))),

@@ -9,3 +9,4 @@ pub mod inbox;
 pub mod outbox;
 pub mod plugin_instances;
 pub mod processes;
+pub mod suspects;
