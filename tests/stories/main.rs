@@ -9,5 +9,7 @@ mod actions;
 mod bad_input;
 mod communities;
 mod deliveries;
+mod isolation;
+mod poison;
 mod processes;
 mod webhooks;

@@ -40,6 +40,7 @@ impl Plugin for Puppet {
             .action::<KeyedAct>()
             .action::<UnsafeAct>()
             .action::<PatientAct>()
+            .action::<LongAct>()
             .action::<Announce>()
             .process::<Ballot>()
             .event::<Announced>();
@@ -107,6 +108,8 @@ pub(crate) enum Deed {
     Hang,
     /// Until the story opens the gate of this tag.
     Wait,
+    /// Keeps its thread for three seconds.
+    Block,
 }
 
 /// The gates that are open.
@@ -153,6 +156,10 @@ async fn act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> 
             pass_gate(&tag).await;
             Ok(tag)
         }
+        Deed::Block => {
+            std::thread::sleep(Duration::from_secs(3));
+            Ok(tag)
+        }
     }
 }
 
@@ -183,6 +190,12 @@ async fn unsafe_act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<S
 /// Must not be repeated, and takes its time.
 #[action(PatientAct, "patient-act", effect = "unsafe", deadline = "50s")]
 async fn patient_act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> {
+    act(cx, tag, script).await
+}
+
+/// Has no effect outside, and takes its time.
+#[action(LongAct, "long-act", effect = "pure", deadline = "50s")]
+async fn long_act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> {
     act(cx, tag, script).await
 }
 

@@ -19,7 +19,10 @@ use metagov_sdk::{
 use sea_orm::{ConnectionTrait, Database, Statement};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -51,6 +54,31 @@ pub(crate) struct Running {
     abort: CancellationToken,
     bus: Bus,
     task: JoinHandle<()>,
+}
+
+/// A worker that can be killed.
+pub(crate) struct Mortal {
+    runtime: Runtime,
+    bus: Bus,
+}
+
+impl Mortal {
+    /// Takes its connection to the broker for good; what it has in hand it goes on with.
+    pub(crate) async fn disconnect(&self) {
+        self.bus.close().await;
+    }
+
+    /// Kills it: whatever it does ends where it is, and nothing is tidied up.
+    pub(crate) async fn kill(self) {
+        self.runtime.shutdown_background();
+        self.bus.close().await;
+    }
+}
+
+/// The settings of a story's worker.
+pub(crate) fn settings() -> config::Worker {
+    let defaults = config::Config::load(&config::Sources::default()).expect("the defaults are well-formed");
+    config::Worker { max_attempts: 2, concurrency: 64, ..defaults.config.worker }
 }
 
 /// A command that a driver sends.
@@ -172,20 +200,51 @@ impl World {
 
     /// One more worker beside those that run.
     pub(crate) async fn start_worker(&mut self) {
+        self.start_worker_with(settings()).await;
+    }
+
+    /// One more worker with settings of its own.
+    pub(crate) async fn start_worker_with(&mut self, settings: config::Worker) {
         let bus = connect(&self.prefix).await;
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-        let defaults = config::Config::load(&config::Sources::default()).expect("the defaults are well-formed");
-        let settings = config::Worker { max_attempts: 2, concurrency: 64, ..defaults.config.worker };
-        let parts = Parts {
+        let plugins: Vec<Name> = self.registry.names().cloned().collect();
+        let worker = Worker::new(self.parts(&bus, &self.store), &settings, &self.prefix, &plugins, abort.clone());
+        let task = tokio::spawn(worker.run(stop.clone()));
+        self.running.push(Running { stop, abort, bus, task });
+    }
+
+    fn parts(&self, bus: &Bus, store: &Store) -> Parts {
+        Parts {
             registry: Arc::clone(&self.registry),
             host: Host::new(Environment::system()),
             bus: bus.clone(),
-            store: self.store.clone(),
-        };
+            store: store.clone(),
+        }
+    }
+
+    /// A worker that can be killed: everything of it but the connection runs on threads of its own.
+    pub(crate) async fn start_mortal(&self) -> Mortal {
+        let bus = connect(&self.prefix).await;
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads can be started");
+        let database = store::Settings { url: self.url.clone(), max_connections: 4 };
+        let opened = runtime.spawn(async move { Store::connect(&database).await });
+        let store = opened.await.expect("it does not panic").expect("the database answers");
         let plugins: Vec<Name> = self.registry.names().cloned().collect();
-        let worker = Worker::new(parts, &settings, &self.prefix, &plugins, abort.clone());
-        let task = tokio::spawn(worker.run(stop.clone()));
-        self.running.push(Running { stop, abort, bus, task });
+        let entered = runtime.enter();
+        let parts = self.parts(&bus, &store);
+        let worker = Worker::new(parts, &settings(), &self.prefix, &plugins, CancellationToken::new());
+        drop(entered);
+        runtime.spawn(worker.run(CancellationToken::new()));
+        Mortal { runtime, bus }
+    }
+
+    /// Ends everything that runs in good order.
+    pub(crate) async fn stop(&mut self) {
+        for running in self.running.drain(..) {
+            running.stop.cancel();
+            running.task.await.expect("no role panicked");
+            running.bus.close().await;
+        }
     }
 
     /// One more scheduler beside those that run.
@@ -292,7 +351,7 @@ impl World {
     pub(crate) async fn rows(&self) -> Vec<i64> {
         let connection = Database::connect(&self.url).await.expect("the database answers");
         let mut counts = Vec::new();
-        for table in ["communities", "plugin_instances", "processes", "action_runs", "inbox", "outbox"] {
+        for table in ["communities", "plugin_instances", "processes", "action_runs", "inbox", "outbox", "suspects"] {
             let sql = format!("SELECT COUNT(*) AS rows FROM {table}");
             let statement = Statement::from_string(connection.get_database_backend(), sql);
             let row = connection.query_one_raw(statement).await.expect("the table is there").expect("one row");
@@ -304,11 +363,7 @@ impl World {
 
     /// Ends the world and checks that it leaves nothing behind: no event unpublished, no dead letter.
     pub(crate) async fn finish(mut self) {
-        for running in self.running.drain(..) {
-            running.stop.cancel();
-            running.task.await.expect("no role panicked");
-            running.bus.close().await;
-        }
+        self.stop().await;
         let left = self.store.unpublished(Duration::ZERO, 10).await.expect("the database answers");
         assert!(left.is_empty(), "events are stored but not published: {left:?}");
         let dead = self.dead_letters().await;
