@@ -23,9 +23,7 @@ impl MigrationTrait for Migration {
                     .to_owned(),
             )
             .await?;
-        manager
-            .create_index(Index::create().name("suspects_command").table("suspects").col("command").to_owned())
-            .await
+        manager.create_index(Index::create().name("suspects_command").table("suspects").col("command").to_owned()).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {

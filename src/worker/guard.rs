@@ -76,7 +76,10 @@ async fn watch<T>(mut task: JoinHandle<T>, plugin: String, deadline: Duration) {
         return;
     }
     metrics::counter!("metagov_blocked_handlers_total", "plugin" => plugin.clone()).increment(1);
-    error!(plugin, "a handler blocks its thread: {deadline:?} are over and it cannot be cancelled, for it never awaits");
+    error!(
+        plugin,
+        "a handler blocks its thread: {deadline:?} are over and it cannot be cancelled, for it never awaits"
+    );
     // Its value has nobody to go to any more.
     let _ = task.await;
     warn!(plugin, "the handler has let go of its thread, {:?} after its deadline", cancelled.elapsed());

@@ -21,7 +21,10 @@ use super::{
     verdict::{Ending, Verdict},
 };
 use crate::{
-    bus::{ATTEMPT_HEADER, Bus, DelayStep, Destination, Message, Outgoing, Published, REASON_HEADER, SUSPECT_HEADER, THROTTLED_HEADER},
+    bus::{
+        ATTEMPT_HEADER, Bus, DelayStep, Destination, Message, Outgoing, Published, REASON_HEADER, SUSPECT_HEADER,
+        THROTTLED_HEADER,
+    },
     store::{InboxEntry, Keep, Seen, Store, StoreError, Unit},
 };
 

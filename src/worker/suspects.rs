@@ -102,7 +102,9 @@ impl Suspects {
             rows = self.rows(command).await;
         }
         if rows >= CONVICTED_BY {
-            error!("three workers died with this in hand, the last time with no other suspect; it is not handled again");
+            error!(
+                "three workers died with this in hand, the last time with no other suspect; it is not handled again"
+            );
             return Suspect::Convicted;
         }
         let alone = rows > 0;
@@ -168,6 +170,7 @@ impl Suspects {
 
 /// What a convicted command is answered with.
 pub(super) fn crashed() -> Problem {
-    let detail = "worker after worker died while it handled this; its operators find the message among the dead letters";
+    let detail =
+        "worker after worker died while it handled this; its operators find the message among the dead letters";
     Problem::new(ProblemKind::WorkerCrashed, detail)
 }

@@ -8,6 +8,8 @@
 //! | `Retry`, none left | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | – | `command.rejected` | – |
 //! | `Failed`, panic, deadline | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | kept in `errors`, `process.updated` | `command.rejected` | logged |
 //! | panic or deadline of an `unsafe` action | `action.uncertain` | | | | | |
+//! | (not called: three workers died of it) | `action.failed`, or `action.uncertain` where it is `unsafe`; and `metagov.dead` | `process.failed`; and `metagov.dead` | kept in `errors`, `process.updated`; and `metagov.dead` | the same | `command.rejected`; and `metagov.dead` | the same |
+//! | (not begun: its community is over its share) | parked on the delay ladder, no attempt counted | the same | the same | the same | the same | the same |
 //! | cannot be read | `command.rejected`; where nobody could recognise that answer, also `metagov.dead` | | | | | |
 //!
 //! Whatever the row, the delivery is acknowledged last, and only after what the row says is confirmed. Up:

@@ -2,10 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{
-    Command, World, puppet, story, until,
-    world::COMMUNITY,
-};
+use crate::support::{Command, World, puppet, story, until, world::COMMUNITY};
 
 /// Begins `commands` with a worker that is killed once all of them are in hand; `calls` counts them in their turn.
 async fn die_with_them_in_hand(world: &World, tag: &str, calls: usize) {

@@ -108,7 +108,7 @@ pub(crate) enum Deed {
     Hang,
     /// Until the story opens the gate of this tag.
     Wait,
-    /// Keeps its thread for three seconds.
+    /// The same, and keeps its thread meanwhile.
     Block,
 }
 
@@ -157,7 +157,9 @@ async fn act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> 
             Ok(tag)
         }
         Deed::Block => {
-            std::thread::sleep(Duration::from_secs(3));
+            while !GATES.borrow().contains(&tag) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             Ok(tag)
         }
     }

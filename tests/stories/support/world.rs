@@ -58,8 +58,16 @@ pub(crate) struct Running {
 
 /// A worker that can be killed.
 pub(crate) struct Mortal {
-    runtime: Runtime,
+    runtime: Option<Runtime>,
     bus: Bus,
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Mortal {
@@ -69,8 +77,10 @@ impl Mortal {
     }
 
     /// Kills it: whatever it does ends where it is, and nothing is tidied up.
-    pub(crate) async fn kill(self) {
-        self.runtime.shutdown_background();
+    pub(crate) async fn kill(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
         self.bus.close().await;
     }
 }
@@ -225,7 +235,8 @@ impl World {
     /// A worker that can be killed: everything of it but the connection runs on threads of its own.
     pub(crate) async fn start_mortal(&self) -> Mortal {
         let bus = connect(&self.prefix).await;
-        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads can be started");
+        let runtime =
+            Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads can be started");
         let database = store::Settings { url: self.url.clone(), max_connections: 4 };
         let opened = runtime.spawn(async move { Store::connect(&database).await });
         let store = opened.await.expect("it does not panic").expect("the database answers");
@@ -235,7 +246,7 @@ impl World {
         let worker = Worker::new(parts, &settings(), &self.prefix, &plugins, CancellationToken::new());
         drop(entered);
         runtime.spawn(worker.run(CancellationToken::new()));
-        Mortal { runtime, bus }
+        Mortal { runtime: Some(runtime), bus }
     }
 
     /// Ends everything that runs in good order.
@@ -269,17 +280,23 @@ impl World {
 
     /// Publishes a command; every story's commands must find a queue.
     pub(crate) async fn send(&self, command: &Command) {
-        let message = Message {
-            routing_key: command.routing_key.clone(),
-            body: command.body.clone(),
-            properties: command.properties.clone(),
-        };
-        let published = self
-            .driver
-            .publish(vec![Outgoing { to: Destination::Commands, message }])
-            .await
-            .expect("the broker confirms");
-        assert_eq!(published, [Published::Routed], "{} reached no queue", command.routing_key);
+        self.send_all(std::slice::from_ref(command)).await;
+    }
+
+    /// Publishes commands all at once.
+    pub(crate) async fn send_all(&self, commands: &[Command]) {
+        let outgoing = commands.iter().map(|command| {
+            let message = Message {
+                routing_key: command.routing_key.clone(),
+                body: command.body.clone(),
+                properties: command.properties.clone(),
+            };
+            Outgoing { to: Destination::Commands, message }
+        });
+        let published = self.driver.publish(outgoing.collect()).await.expect("the broker confirms");
+        for (command, published) in commands.iter().zip(published) {
+            assert_eq!(published, Published::Routed, "{} reached no queue", command.routing_key);
+        }
     }
 
     /// Publishes a command and waits for the answer to it.
