@@ -44,14 +44,7 @@ struct Attempt {
 }
 
 impl Handlers {
-    pub(super) async fn action(
-        &self,
-        envelope: &Envelope,
-        plugin: &Name,
-        action: &Name,
-        body: ActionCommand,
-        redelivered: bool,
-    ) -> Step {
+    pub(super) async fn action(&self, envelope: &Envelope, plugin: &Name, action: &Name, body: ActionCommand) -> Step {
         let plugin = self.registry.find(plugin)?;
         let definition = plugin
             .action(action.as_str())
@@ -59,7 +52,7 @@ impl Handlers {
         if matches!(definition.effect(), Effect::Pure | Effect::Idempotent) {
             self.run_freely(envelope, plugin, definition, body).await
         } else {
-            self.attempt(envelope, plugin, definition, body, redelivered).await
+            self.attempt(envelope, plugin, definition, body).await
         }
     }
 
@@ -102,13 +95,12 @@ impl Handlers {
         plugin: &Arc<PluginDefinition>,
         action: &ActionDefinition,
         body: ActionCommand,
-        redelivered: bool,
     ) -> Step {
         let asked = Asked { envelope, plugin, action, initiator: body.initiator.clone() };
         let Some(entry) = envelope.inbox() else {
             // Without a key nothing can be written down. What was delivered before may have happened.
             let attempt = Attempt { fence: None, number: envelope.attempt };
-            if action.effect() == Effect::Unsafe && redelivered {
+            if action.effect() == Effect::Unsafe && envelope.suspect {
                 return Ok(asked.uncertain(self, attempt));
             }
             return self.find_and_run(&asked, attempt, body).await;

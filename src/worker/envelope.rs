@@ -40,6 +40,8 @@ pub(super) struct Envelope {
     pub(super) trace: TraceParent,
     /// How often its handler has been called, this time included.
     pub(super) attempt: u32,
+    /// Whether it was in hand before, so that it may be what a worker died of.
+    pub(super) suspect: bool,
     /// Whether it has killed its workers, so that no plugin is called for it.
     pub(super) convicted: bool,
     /// Stands in for the `message_id` where there is none: the same for this delivery and the copies of it that we make.
@@ -120,6 +122,7 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         reply_to,
         trace: trace.child(random.random()),
         attempt: properties.headers.get(ATTEMPT_HEADER).and_then(|count| count.parse().ok()).unwrap_or(1).max(1),
+        suspect: false,
         convicted: false,
         nonce: properties
             .headers

@@ -74,7 +74,7 @@ impl Handlers {
     ///
     /// # Errors
     /// The database's trouble; the command is neither handled nor refused then.
-    pub(super) async fn handle(&self, opened: &mut Opened, redelivered: bool) -> Handled {
+    pub(super) async fn handle(&self, opened: &mut Opened) -> Handled {
         let envelope = &mut opened.envelope;
         let command = match &opened.command {
             Ok(command) => command.clone(),
@@ -93,7 +93,7 @@ impl Handlers {
             Command::CommunityDelete(body) => self.delete_community(envelope, body).await,
             Command::PluginEnable(plugin, body) => self.enable_plugin(envelope, &plugin, body).await,
             Command::PluginDisable(plugin, body) => self.disable_plugin(envelope, &plugin, body).await,
-            Command::Action(plugin, action, body) => self.action(envelope, &plugin, &action, body, redelivered).await,
+            Command::Action(plugin, action, body) => self.action(envelope, &plugin, &action, body).await,
             Command::ProcessStart(plugin, process, body) => self.start_process(envelope, &plugin, &process, body).await,
             Command::ProcessClose(plugin, process, body) => {
                 self.close_process(envelope, &plugin, &process, &body).await

@@ -45,8 +45,6 @@ pub(super) struct Taken {
     pub(super) delivery: Delivery,
     /// What was in it.
     pub(super) opened: Opened,
-    /// Whether it was in hand before, so that it may have been what a worker died of.
-    pub(super) suspect: bool,
     /// How often it was parked.
     parked: u32,
 }
@@ -280,11 +278,11 @@ async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::Jo
 }
 
 fn read(delivery: Delivery, settler: &Settler) -> Taken {
-    let opened = open(&delivery.message, &settler.limits);
+    let mut opened = open(&delivery.message, &settler.limits);
     let headers = &delivery.message.properties.headers;
-    let suspect = delivery.redelivered || headers.contains_key(SUSPECT_HEADER);
+    opened.envelope.suspect = delivery.redelivered || headers.contains_key(SUSPECT_HEADER);
     let parked = headers.get(THROTTLED_HEADER).and_then(|count| count.parse().ok()).unwrap_or(0);
-    Taken { delivery, opened, suspect, parked }
+    Taken { delivery, opened, parked }
 }
 
 /// A copy that says of itself to be suspect, as any driver could write it, has its community's turn like everything else.
@@ -304,7 +302,7 @@ fn parked_copy(taken: &Taken) -> Outgoing {
     let headers = &mut message.properties.headers;
     headers.insert(THROTTLED_HEADER.to_owned(), taken.parked.saturating_add(1).to_string());
     headers.insert(NONCE_HEADER.to_owned(), taken.opened.envelope.nonce().to_string());
-    if taken.suspect {
+    if taken.opened.envelope.suspect {
         // The broker forgets with this delivery that there was one before.
         headers.insert(SUSPECT_HEADER.to_owned(), true.to_string());
     }

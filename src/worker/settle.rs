@@ -65,10 +65,10 @@ impl Settler {
         let started = Instant::now();
         let span = span(&taken.opened.envelope);
         async {
-            let Taken { delivery, mut opened, suspect, .. } = taken;
+            let Taken { delivery, mut opened, .. } = taken;
             let message = &delivery.message;
-            if !suspect {
-                let ending = self.handle(&mut opened, message, false).await;
+            if !opened.envelope.suspect {
+                let ending = self.handle(&mut opened, message).await;
                 log(&ending, started);
                 if !matches!(ending, Ending::Unfinished) {
                     delivery.receipt.ack();
@@ -79,12 +79,12 @@ impl Settler {
                 Suspect::Unfinished => return,
                 Suspect::Convicted => {
                     opened.envelope.convicted = true;
-                    let ending = self.handle(&mut opened, message, true).await;
+                    let ending = self.handle(&mut opened, message).await;
                     (None, self.set_aside(ending, message).await)
                 }
                 Suspect::Handle(run) => {
                     let ending = tokio::select! {
-                        ending = self.handle(&mut opened, message, true) => ending,
+                        ending = self.handle(&mut opened, message) => ending,
                         () = self.suspects.watch(&run, &delivery.receipt) => Ending::Unfinished,
                     };
                     (Some(run), ending)
@@ -106,9 +106,9 @@ impl Settler {
         .await;
     }
 
-    async fn handle(&self, opened: &mut Opened, message: &Message, suspect: bool) -> Ending {
+    async fn handle(&self, opened: &mut Opened, message: &Message) -> Ending {
         // Handlers have a net of their own; this one is under what plugins do while they are only asked something.
-        match AssertUnwindSafe(self.carry_out(opened, message, suspect)).catch_unwind().await {
+        match AssertUnwindSafe(self.carry_out(opened, message)).catch_unwind().await {
             Ok(ending) => ending,
             Err(_panic) => {
                 let detail = "the plugin crashed while it looked at this; nothing was executed";
@@ -127,13 +127,13 @@ impl Settler {
         if kept { Ending::Dead(KILLED_ITS_WORKER) } else { Ending::Unfinished }
     }
 
-    async fn carry_out(&self, opened: &mut Opened, message: &Message, suspect: bool) -> Ending {
+    async fn carry_out(&self, opened: &mut Opened, message: &Message) -> Ending {
         let mut delays = patience();
         for rerun in 0..MOST_RERUNS {
             let verdict = loop {
                 let handled = tokio::select! {
                     () = self.abort.cancelled() => return Ending::Unfinished,
-                    handled = self.handlers.handle(opened, suspect) => handled,
+                    handled = self.handlers.handle(opened) => handled,
                 };
                 match handled {
                     Ok(verdict) => break verdict,
@@ -260,8 +260,10 @@ impl Settler {
         let mut copy = message.clone();
         copy.properties.headers.insert(ATTEMPT_HEADER.to_owned(), attempt.to_string());
         copy.properties.headers.remove(THROTTLED_HEADER);
-        if problem.is_some() {
-            // It was handled and killed nobody.
+        if envelope.suspect && problem.is_none() {
+            // Nobody has handled it, and the broker forgets with this delivery that there was one before.
+            copy.properties.headers.insert(SUSPECT_HEADER.to_owned(), true.to_string());
+        } else {
             copy.properties.headers.remove(SUSPECT_HEADER);
         }
         copy.properties.headers.insert(NONCE_HEADER.to_owned(), envelope.nonce().to_string());
