@@ -86,6 +86,16 @@ impl App {
             .collect()
     }
 
+    /// A number of handlers for a plugin that is not there is a slip of the pen.
+    fn check_plugin_concurrency(&self) -> anyhow::Result<()> {
+        self.config.worker.plugin_concurrency.iter().try_for_each(|own| {
+            let name = Name::new(&own.plugin);
+            let name = name.with_context(|| format!("worker.plugin_concurrency names '{}'", own.plugin))?;
+            let found = self.registry.find(&name);
+            found.map_err(|problem| anyhow::anyhow!("worker.plugin_concurrency: {}", problem.detail)).map(|_| ())
+        })
+    }
+
     async fn refuse_old_schema(&self) -> anyhow::Result<()> {
         let pending = self.store.pending_migrations().await.context("cannot read the schema's version")?;
         if !pending.is_empty() {
@@ -147,6 +157,7 @@ impl App {
     }
 
     fn spawn_worker(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        self.check_plugin_concurrency()?;
         let parts = Parts {
             registry: Arc::clone(&self.registry),
             host: Host::new(Environment::system(), self.vault.clone()),

@@ -23,5 +23,7 @@ mod processes;
 mod sample;
 #[path = "store/steps.rs"]
 mod steps;
+#[path = "store/suspects.rs"]
+mod suspects;
 #[path = "store/uncertain.rs"]
 mod uncertain;

@@ -14,6 +14,7 @@ mod m20261122_090400_inbox;
 mod m20261122_090500_outbox;
 mod m20261123_090000_steps;
 mod m20261123_090010_uncertain_runs;
+mod m20261123_090100_suspects;
 
 /// Every step, the oldest first.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_090500_outbox::Migration),
             Box::new(m20261123_090000_steps::Migration),
             Box::new(m20261123_090010_uncertain_runs::Migration),
+            Box::new(m20261123_090100_suspects::Migration),
         ]
     }
 }

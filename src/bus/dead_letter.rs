@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ATTEMPT_HEADER, Destination, Message, Outgoing, REASON_HEADER};
+use super::{ATTEMPT_HEADER, Destination, Message, Outgoing, REASON_HEADER, SUSPECT_HEADER, THROTTLED_HEADER};
 
 const LAST_DEATH_REASON: &str = "x-last-death-reason";
 const LAST_DEATH_QUEUE: &str = "x-last-death-queue";
@@ -66,7 +66,7 @@ impl DeadLetter {
 
 /// Whether this header tells of its death, or of what was tried before.
 pub(super) fn is_trace(header: &str) -> bool {
-    header == ATTEMPT_HEADER || header == REASON_HEADER || is_brokers_note(header)
+    [ATTEMPT_HEADER, REASON_HEADER, SUSPECT_HEADER, THROTTLED_HEADER].contains(&header) || is_brokers_note(header)
 }
 
 /// Writes into a message why and where it died last. RabbitMQ 4 does so itself; older ones say it in `x-death` only.

@@ -56,9 +56,14 @@ impl Receipt {
     }
 
     /// The message was not begun: hand it to somebody else, at once.
-    pub(super) fn give_back(self) {
+    pub fn give_back(self) {
         // An error is a session that is gone, and with it this message went back already.
         let _ = self.settlements.send(Settlement::Return(self.tag));
+    }
+
+    /// Resolves once the session of this receipt is gone.
+    pub async fn turns_stale(&self) {
+        self.settlements.closed().await;
     }
 
     /// Whether the session of this receipt is gone: the message is on its way to somebody else.

@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 /// Header of a delayed copy: how many attempts the service has made so far, in decimal.
 pub const ATTEMPT_HEADER: &str = "x-metagov-attempt";
+/// Header of a copy that waits because its community is over its share: how often it was parked, in decimal.
+pub const THROTTLED_HEADER: &str = "x-metagov-throttled";
+/// Header of a copy of a delivery that was in hand before, which the broker does not know of the copy.
+pub const SUSPECT_HEADER: &str = "x-metagov-suspect";
 /// Header of a dead letter that the service itself set aside: why, in words.
 pub const REASON_HEADER: &str = "x-metagov-reason";
 

@@ -28,7 +28,7 @@ pub use delivery::{Deliveries, Delivery, Receipt, Subscription};
 pub use error::{BrokerError, BusError, SocketError};
 pub use message::{
     ATTEMPT_HEADER, DelayStep, Destination, Message, Outgoing, Properties, Published, REASON_HEADER, REPLAYED_HEADER,
-    Refusal, is_reply_queue,
+    Refusal, SUSPECT_HEADER, THROTTLED_HEADER, is_reply_queue,
 };
 pub use topology::{Queue, Topology};
 

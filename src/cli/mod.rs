@@ -28,7 +28,7 @@ mod settings;
 mod topology;
 mod uncertain;
 
-use std::{env, path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode, thread};
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 
@@ -54,6 +54,9 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Threads of this program at least.
+const FEWEST_THREADS: usize = 4;
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -144,7 +147,9 @@ fn run(command: Command, out: Output, file: Option<PathBuf>) -> anyhow::Result<E
     }
     let flags = if let Command::Worker(arguments) = &command { arguments.flags() } else { Vec::new() };
     let loaded = load(&command, out, file, flags)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // However few the cores are, one handler that blocks its thread must leave threads for the others.
+    let threads = thread::available_parallelism().map_or(FEWEST_THREADS, |cores| cores.get().max(FEWEST_THREADS));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(answer(command, out, loaded))
 }
 

@@ -8,6 +8,7 @@
 mod explain;
 mod fault;
 mod layers;
+mod plugin_concurrency;
 mod rules;
 mod tenancy;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use self::{
     explain::{Setting, mask_url},
     fault::{ConfigError, Fault},
     layers::{Flag, Sources},
+    plugin_concurrency::PluginConcurrency,
     tenancy::{Binding, Communities, ServiceRole, Tenancy},
 };
 
@@ -101,8 +103,14 @@ pub struct Database {
 pub struct Worker {
     /// The plugins that it serves; empty for all.
     pub plugins: Vec<String>,
-    /// Handlers at once for each queue of a plugin; the prefetch of its consumer.
+    /// Handlers at once for each queue of a plugin; its consumer fetches twice as many.
     pub concurrency: u16,
+    /// The same for the queues of single plugins.
+    pub plugin_concurrency: Vec<PluginConcurrency>,
+    /// Percent of the handlers of a queue that one community may hold.
+    pub community_share: u16,
+    /// Commands a second of one community that each queue of a plugin begins, at most; 0 for any number.
+    pub community_rate: u32,
     /// Seconds that a handler may take by default.
     pub deadline_seconds: u64,
     /// Tries of one handler, the first included.
@@ -118,6 +126,13 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Handlers at once for each queue of this plugin, or of the service's own queues.
+    #[must_use]
+    pub fn concurrency_of(&self, plugin: Option<&str>) -> u16 {
+        let own = self.plugin_concurrency.iter().find(|own| Some(own.plugin.as_str()) == plugin);
+        own.map_or(self.concurrency, |own| own.handlers)
+    }
+
     /// The time that a handler may take by default.
     #[must_use]
     pub const fn deadline(&self) -> Duration {

@@ -3,11 +3,12 @@
 //! One table, checked for each layer on its own, so that a fault names the layer that made it even where a later layer
 //! sets the key again. Up: [`super::layers`]. Down: [`super::fault`].
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use config::{Value, ValueKind};
 
 use super::{
+    PluginConcurrency,
     fault::Fault,
     layers::Layer,
     tenancy::{Binding, is_user},
@@ -32,9 +33,11 @@ enum Rule {
     Bindings,
     /// A list of users of the broker.
     Users,
+    /// Each a plugin with its number of handlers, no plugin twice.
+    PluginConcurrencies,
 }
 
-use Rule::{Address, Bindings, Filter, Keys, NotEmpty, OneOf, Prefix, Range, Url, Users};
+use Rule::{Address, Bindings, Filter, Keys, NotEmpty, OneOf, PluginConcurrencies, Prefix, Range, Url, Users};
 
 const DAY: i64 = 86_400;
 
@@ -48,6 +51,9 @@ const RULES: &[(&str, Rule)] = &[
     ("database.max_connections", Range(1, 1000)),
     // The prefetch of AMQP is 16 bits wide, and 0 would mean no limit.
     ("worker.concurrency", Range(1, 65_535)),
+    ("worker.plugin_concurrency", PluginConcurrencies),
+    ("worker.community_share", Range(1, 100)),
+    ("worker.community_rate", Range(0, 1_000_000)),
     ("worker.deadline_seconds", Range(1, DAY)),
     ("worker.max_attempts", Range(1, 1000)),
     ("worker.batch", Range(1, 1000)),
@@ -102,6 +108,7 @@ impl Rule {
                 Err("must be empty, or an IP address with a port, as 127.0.0.1:9090 or [::]:9090".to_owned())
             }
             Filter => telemetry::parse_filter(text).map(|_| ()).map_err(|error| error.to_string()),
+            PluginConcurrencies => plugin_concurrencies(value),
             Bindings => texts(value).try_for_each(|text| Binding::try_from(text.to_owned()).map(|_| ())),
             Users if !texts(value).all(is_user) => Err("each must be 1 to 64 of a-z, A-Z, 0-9, - and _".to_owned()),
             NotEmpty | Prefix | Users | Address => Ok(()),
@@ -113,6 +120,17 @@ impl Rule {
 fn texts(value: &Value) -> impl Iterator<Item = &str> {
     let items = if let ValueKind::Array(items) = &value.kind { items.as_slice() } else { &[] };
     items.iter().filter_map(|item| if let ValueKind::String(text) = &item.kind { Some(text.as_str()) } else { None })
+}
+
+fn plugin_concurrencies(value: &Value) -> Result<(), String> {
+    let mut plugins = BTreeSet::new();
+    for item in texts(value) {
+        let PluginConcurrency { plugin, .. } = item.to_owned().try_into().map_err(str::to_owned)?;
+        if !plugins.insert(plugin) {
+            return Err("names a plugin twice".to_owned());
+        }
+    }
+    Ok(())
 }
 
 fn is_prefix(text: &str) -> bool {

@@ -305,3 +305,21 @@ fn a_binding_that_is_none_and_a_user_that_is_ours_are_refused() {
     let said = Bench::new().variable("METAGOV__TENANCY__SERVICE_USERS", "a.b").refused();
     assert!(said.contains("tenancy.service_users: each must be"), "{said}");
 }
+
+#[test]
+fn plugins_may_have_a_concurrency_of_their_own() {
+    let bench = Bench::new().variable("METAGOV__WORKER__PLUGIN_CONCURRENCY", "slack=16, discord = 300");
+    let worker = bench.load().config.worker;
+    assert_eq!(["slack", "discord", "other"].map(|plugin| worker.concurrency_of(Some(plugin))), [16, 300, 256]);
+    assert_eq!(worker.concurrency_of(None), 256);
+    for (wrong, why) in [
+        ("slack", "each must be a plugin, `=` and a number between 1 and 65535, like `slack=16`"),
+        ("slack=0", "each must be a plugin, `=` and a number between 1 and 65535, like `slack=16`"),
+        ("slack=65536", "each must be a plugin, `=` and a number between 1 and 65535, like `slack=16`"),
+        ("=4", "each must be a plugin, `=` and a number between 1 and 65535, like `slack=16`"),
+        ("slack=1,slack=2", "names a plugin twice"),
+    ] {
+        let refused = Bench::new().variable("METAGOV__WORKER__PLUGIN_CONCURRENCY", wrong).refused();
+        assert!(refused.ends_with(why), "{wrong}: {refused}");
+    }
+}

@@ -27,6 +27,7 @@ mod outbox;
 mod processes;
 mod runs;
 mod steps;
+mod suspects;
 mod transaction;
 mod uncertain;
 mod unit;

@@ -31,18 +31,24 @@ pub const UNROUTED: &str = "metagov_events_unrouted_total";
 pub const REFUSED: &str = "metagov_publish_refused_total";
 /// Messages that this process set aside; label `reason`.
 pub const DEAD_LETTERS: &str = "metagov_dead_letters_total";
+/// Commands that were over their community's share and wait; label `plugin`.
+pub const THROTTLED: &str = "metagov_throttled_total";
+/// Handlers that never yielded and held their thread past the deadline; label `plugin`.
+pub const BLOCKED_HANDLERS: &str = "metagov_blocked_handlers_total";
 /// Due polls and ticks that wait for room in their queue, or for a worker of their plugin; label `plugin`.
 pub const HELD_BACK: &str = "metagov_polls_held_back";
 /// 1 where a check of `/readyz` holds; label `check`.
 pub const READY: &str = "metagov_ready";
 
-const COUNTERS: [(&str, &str); 6] = [
+const COUNTERS: [(&str, &str); 8] = [
     (AMQP_RECONNECTS, "Connections to the broker that were built again"),
     (DELIVERIES, "Messages that a worker was handed"),
     (SETTLED, "Deliveries that came to an end, by verdict"),
     (UNROUTED, "Events that no queue was bound for"),
     (REFUSED, "Messages that the broker refused"),
     (DEAD_LETTERS, "Messages that this process set aside"),
+    (THROTTLED, "Commands that were over their community's share and wait"),
+    (BLOCKED_HANDLERS, "Handlers that held their thread past the deadline"),
 ];
 
 const GAUGES: [(&str, &str); 4] = [

@@ -37,14 +37,7 @@ struct Asked<'a> {
 }
 
 impl Handlers {
-    pub(super) async fn action(
-        &self,
-        envelope: &Envelope,
-        plugin: &Name,
-        action: &Name,
-        body: ActionCommand,
-        redelivered: bool,
-    ) -> Step {
+    pub(super) async fn action(&self, envelope: &Envelope, plugin: &Name, action: &Name, body: ActionCommand) -> Step {
         let plugin = self.registry.find(plugin)?;
         let definition = plugin
             .action(action.as_str())
@@ -65,7 +58,7 @@ impl Handlers {
             Effect::Keyed | Effect::Unsafe => {
                 let attempt = self.begin(envelope, asked.new_attempt(), deadline).await?;
                 // Without a key nothing is written down: what was delivered before may have happened.
-                let may_have_happened = attempt.is_after_a_death() || (redelivered && !attempt.has_begun());
+                let may_have_happened = attempt.is_after_a_death() || (envelope.suspect && !attempt.has_begun());
                 let decided = if may_have_happened && definition.effect() == Effect::Unsafe {
                     Ok(asked.uncertain(self, &attempt))
                 } else {
@@ -124,7 +117,7 @@ impl Handlers {
         };
         let call = self.host.call(instance, request);
         let deadline = asked.action.deadline().unwrap_or(self.deadline);
-        let called = guarded(asked.action.run(call, parameters), deadline).await;
+        let called = guarded(asked.envelope, asked.action.run(call, parameters), deadline).await;
         if effect == Effect::Unsafe && matches!(called, Called::Cut(_)) {
             return Ok(asked.uncertain(self, attempt));
         }

@@ -46,6 +46,10 @@ pub(super) struct Envelope {
     pub(super) attempt: u32,
     /// Before this time, by the database's clock, it is not to be handled: a platform asked for that.
     pub(super) due: Option<Timestamp>,
+    /// Whether it was in hand before, so that it may be what a worker died of.
+    pub(super) suspect: bool,
+    /// Whether it has killed its workers, so that no plugin is called for it.
+    pub(super) convicted: bool,
     /// Stands in for the `message_id` where there is none: the same for this delivery and the copies of it that we make.
     nonce: Uuid,
 }
@@ -57,6 +61,16 @@ pub(super) struct Opened {
     pub(super) envelope: Envelope,
     /// What it asks for.
     pub(super) command: Result<Command, Problem>,
+}
+
+impl Opened {
+    /// The platform's id of a community that the command does not name.
+    pub(super) fn platform_id(&self) -> Option<&str> {
+        match &self.command {
+            Ok(Command::Webhook(_, hook)) => hook.community_platform_id.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// Where the size of bodies and the names of our own queues are checked against.
@@ -123,6 +137,8 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         trace: trace.child(random.random()),
         attempt: properties.headers.get(ATTEMPT_HEADER).and_then(|count| count.parse().ok()).unwrap_or(1).max(1),
         due: properties.headers.get(DUE_HEADER).and_then(|due| wait::read(due)),
+        suspect: false,
+        convicted: false,
         nonce: properties
             .headers
             .get(NONCE_HEADER)
@@ -205,6 +221,14 @@ impl Envelope {
             (Some(community), Some(id)) => derive_uuid(&[what, community.as_str(), id.as_str()]),
             _ => Uuid::new_v5(&self.nonce, what.as_bytes()),
         }
+    }
+
+    /// What the command is known by while it is suspect, the same for every delivery; without a `message_id` that is what
+    /// it says, for whoever says the same is as poisonous.
+    #[must_use]
+    pub(super) fn suspicion(&self) -> Uuid {
+        let key = self.message_id.as_ref().map_or("", MessageId::as_str);
+        Uuid::new_v5(&Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.fingerprint), key.as_bytes())
     }
 
     /// What stands in for the `message_id` where there is none.

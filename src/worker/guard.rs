@@ -1,22 +1,32 @@
-//! Between a plugin and the worker: a deadline, a net under panics, and a bound on what it answers.
+//! Between a plugin and the worker: a deadline, a net under panics, a bound on what it answers, and an eye on who blocks a
+//! thread.
 //!
-//! A handler runs in a task of its own, so that whatever it does ends as a value. The value must fit through the broker,
-//! which refuses messages over a size of its own, and it must be known to do so before it is stored: an outcome that is
-//! stored and can never be published would be silence. Up: [`super::action`] and its neighbours. Down: the plugin's code.
+//! A handler runs in a task of its own, so that whatever it does ends as a value. Its deadline ends the waiting, also where
+//! the handler never yields and cannot be cancelled: such a one keeps its thread, the others go on with those that are left,
+//! and the log says which plugin it is. A command that is convicted of killing workers is not called at all: it ends as if
+//! it had been cut off. Up: [`super::action`] and its neighbours. Down: the plugin's code, and [`super::bound`].
 
 use std::time::Duration;
 
 use metagov_sdk::{
-    Effects, Error, Finished, Handling, Progress, StartedProcess, SteppedProcess,
+    Error, Finished, Handling,
     contract::{Problem, ProblemKind},
 };
-use serde_json::Value;
-use tokio::time::timeout;
-use tracing::Instrument;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tracing::{Instrument, error, warn};
 
-/// The most that one call may answer and emit, in bytes of JSON: as much as a command may bring. With the parameters and
-/// a record around it, an event stays far below the 16 MiB that RabbitMQ 4 takes.
-const LARGEST_ANSWER: usize = 1024 * 1024;
+use super::{
+    bound::{Answer, bounded},
+    envelope::Envelope,
+    suspects::crashed,
+};
+use crate::telemetry::measures;
+
+/// A cancelled handler that is still there after so long has not come to any `await`.
+const TO_BE_CANCELLED: Duration = Duration::from_secs(1);
 
 /// How a call of a plugin ended.
 #[derive(Debug)]
@@ -37,8 +47,15 @@ impl<T> Called<T> {
     }
 }
 
-/// Calls a plugin.
-pub(super) async fn guarded<T: Answer + Send + 'static>(handling: Handling<T>, deadline: Duration) -> Called<T> {
+/// Calls a plugin on behalf of this command.
+pub(super) async fn guarded<T: Answer + Send + 'static>(
+    envelope: &Envelope,
+    handling: Handling<T>,
+    deadline: Duration,
+) -> Called<T> {
+    if envelope.convicted {
+        return Called::Cut(Box::new(crashed()));
+    }
     let mut task = tokio::spawn(handling.in_current_span());
     match timeout(deadline, &mut task).await {
         Ok(Ok(finished)) => Called::Answered(bounded(finished)),
@@ -48,109 +65,26 @@ pub(super) async fn guarded<T: Answer + Send + 'static>(handling: Handling<T>, d
         }
         Err(_elapsed) => {
             task.abort();
+            let plugin = envelope.plugin.as_ref().map_or("core", |plugin| plugin.as_str()).to_owned();
+            tokio::spawn(watch(task, plugin, deadline).in_current_span());
             let detail = format!("the plugin did not answer within {} s", deadline.as_secs_f64());
             Called::Cut(Box::new(Problem::new(ProblemKind::Timeout, detail)))
         }
     }
 }
 
-/// What a plugin may answer with.
-pub(super) trait Answer {
-    /// The part of it that drivers are told.
-    fn told(&self) -> Option<&Value>;
-}
-
-impl Answer for () {
-    fn told(&self) -> Option<&Value> {
-        None
+/// Sees a cancelled handler off.
+async fn watch<T>(mut task: JoinHandle<T>, plugin: String, deadline: Duration) {
+    let cancelled = Instant::now();
+    if timeout(TO_BE_CANCELLED, &mut task).await.is_ok() {
+        return;
     }
-}
-
-impl Answer for Value {
-    fn told(&self) -> Option<&Value> {
-        Some(self)
-    }
-}
-
-impl Answer for StartedProcess {
-    fn told(&self) -> Option<&Value> {
-        outcome(&self.progress)
-    }
-}
-
-impl Answer for SteppedProcess {
-    fn told(&self) -> Option<&Value> {
-        outcome(&self.progress)
-    }
-}
-
-fn outcome(progress: &Progress<Value>) -> Option<&Value> {
-    match progress {
-        Progress::Unchanged => None,
-        Progress::Updated(outcome) | Progress::Completed(outcome) => Some(outcome),
-    }
-}
-
-/// An answer that is too large is a failure of the plugin, and nothing of it is kept.
-fn bounded<T: Answer>(finished: Finished<T>) -> Finished<T> {
-    let told = finished.result.as_ref().ok().and_then(Answer::told);
-    let emitted = finished.effects.events.iter().map(|event| &event.data);
-    let bytes: usize = told.into_iter().chain(emitted).map(length).sum();
-    if bytes <= LARGEST_ANSWER {
-        return finished;
-    }
-    let detail = format!(
-        "the plugin was called and answered, but with {bytes} bytes, and {LARGEST_ANSWER} is the most that can be told; \
-         let it answer with less, or with an address where the rest is"
+    metrics::counter!(measures::BLOCKED_HANDLERS, "plugin" => plugin.clone()).increment(1);
+    error!(
+        plugin,
+        "a handler blocks its thread: {deadline:?} are over and it cannot be cancelled, for it never awaits"
     );
-    let problem = Problem::new(ProblemKind::InvalidOutput, detail);
-    Finished { result: Err(Error::Failed(Box::new(problem))), effects: Effects::default() }
-}
-
-/// How long a value is as JSON.
-fn length(value: &Value) -> usize {
-    struct Count(usize);
-    impl std::io::Write for Count {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut count = Count(0);
-    serde_json::to_writer(&mut count, value).expect("counting never fails");
-    count.0
-}
-
-#[cfg(test)]
-mod tests {
-    use metagov_sdk::contract::PlatformEvent;
-    use serde_json::json;
-
-    use super::*;
-
-    async fn answered(bytes: usize, emitted: usize) -> Finished<Value> {
-        let data = json!("x".repeat(emitted.saturating_sub(2)));
-        let events = vec![PlatformEvent { event_type: "said".to_owned(), data, initiator: None }];
-        // With the quotes of a text.
-        let result = Ok(json!("x".repeat(bytes.saturating_sub(2))));
-        let finished = Finished { result, effects: Effects { state: None, events } };
-        guarded(Box::pin(std::future::ready(finished)), Duration::from_secs(10)).await.into_finished()
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_would_not_fit_through_the_broker_is_a_failure_and_nothing_of_it_is_kept() {
-        for (bytes, emitted) in [(LARGEST_ANSWER + 1, 2), (LARGEST_ANSWER / 2, LARGEST_ANSWER / 2 + 1)] {
-            let Finished { result, effects } = answered(bytes, emitted).await;
-            let Err(Error::Failed(problem)) = result else { panic!("{bytes} and {emitted} bytes were taken") };
-            assert_eq!(problem.kind, ProblemKind::InvalidOutput);
-            assert!(problem.detail.contains(&format!("{} bytes", bytes + emitted)), "{}", problem.detail);
-            assert_eq!(effects, Effects::default());
-        }
-        let Finished { result, effects } = answered(LARGEST_ANSWER - 2, 2).await;
-        assert!(result.is_ok() && effects.events.len() == 1, "as much as may be");
-    }
+    // Its value has nobody to go to any more.
+    let _ = task.await;
+    warn!(plugin, "the handler has let go of its thread, {:?} after its deadline", cancelled.elapsed());
 }

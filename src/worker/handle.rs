@@ -18,6 +18,7 @@ use super::{
     committer::patience,
     envelope::{Envelope, Opened},
     instances::{Instances, NoInstance},
+    suspects::crashed,
     verdict::{Handled, Verdict, backoff},
 };
 use crate::{
@@ -108,18 +109,26 @@ impl Handlers {
     ///
     /// # Errors
     /// The database's trouble; the command is neither handled nor refused then.
-    pub(super) async fn handle(&self, opened: &mut Opened, redelivered: bool) -> Handled {
+    pub(super) async fn handle(&self, opened: &mut Opened) -> Handled {
         let envelope = &mut opened.envelope;
         let command = match &opened.command {
             Ok(command) => command.clone(),
             Err(problem) => return Ok(Verdict::reject(problem.clone())),
         };
+        // A plugin is asked more than its handlers for some commands; these are not touched again at all.
+        let untouchable = !matches!(
+            command,
+            Command::Action(..) | Command::ProcessStart(..) | Command::ProcessClose(..) | Command::Poll(..)
+        );
+        if envelope.convicted && untouchable {
+            return Ok(Verdict::reject(crashed()));
+        }
         let verdict = match command {
             Command::CommunityApply(body) => self.apply_community(envelope, body).await,
             Command::CommunityDelete(body) => self.delete_community(envelope, body).await,
             Command::PluginEnable(plugin, body) => self.enable_plugin(envelope, &plugin, body).await,
             Command::PluginDisable(plugin, body) => self.disable_plugin(envelope, &plugin, body).await,
-            Command::Action(plugin, action, body) => self.action(envelope, &plugin, &action, body, redelivered).await,
+            Command::Action(plugin, action, body) => self.action(envelope, &plugin, &action, body).await,
             Command::ProcessStart(plugin, process, body) => self.start_process(envelope, &plugin, &process, body).await,
             Command::ProcessClose(plugin, process, body) => {
                 self.close_process(envelope, &plugin, &process, &body).await

@@ -150,7 +150,7 @@ impl Handlers {
         let left = match self.host.load(plugin, stored.clone()) {
             Ok(instance) => {
                 let call = self.host.call(&instance, Self::request(envelope, None));
-                guarded(plugin.disabled(call), self.deadline).await.into_finished()
+                guarded(envelope, plugin.disabled(call), self.deadline).await.into_finished()
             }
             Err(why) => Finished { result: Err(unreadable(why)), effects: Effects::default() },
         };
@@ -208,7 +208,7 @@ impl Handlers {
     }
 
     async fn lifecycle(&self, envelope: &Envelope, handling: metagov_sdk::Handling<()>) -> Step<Effects> {
-        let finished = guarded(handling, self.deadline).await.into_finished();
+        let finished = guarded(envelope, handling, self.deadline).await.into_finished();
         match finished.result {
             Ok(()) => Ok(finished.effects),
             Err(Error::Rejected(problem) | Error::Failed(problem)) => Err(Detour::Verdict(Verdict::Reject(problem))),

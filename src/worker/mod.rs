@@ -1,9 +1,10 @@
 //! The worker: takes commands from RabbitMQ and sees each of them through to its outcome.
 //!
 //! ```text
-//! delivery → envelope → handle ─→ action, process, webhook, community ─→ the plugin, through guard
-//!               │          └── verdict ── settle ─┬─ committer → store, then bus
-//!               └─ limits                         └─ reply, delay ladder, dead letters
+//! delivery → intake → envelope → handle ─→ action, process, webhook, community ─→ the plugin, through guard
+//!              │                  └── verdict ── settle ─┬─ committer → store, then bus
+//!              └─ shares                        │        └─ reply, delay ladder, dead letters
+//!                                               └─ suspects
 //! ```
 //!
 //! Any number of workers may run side by side; they share nothing but broker and database. Up: `src/bus`, which hands
@@ -12,15 +13,19 @@
 mod action;
 mod answer;
 mod attempt;
+mod bound;
 mod committer;
 mod community;
 mod envelope;
 mod guard;
 mod handle;
 mod instances;
+mod intake;
 mod lifecycle;
 mod process;
 mod settle;
+mod shares;
+mod suspects;
 mod sweeper;
 mod tenancy;
 mod verdict;
@@ -30,7 +35,6 @@ mod webhook;
 use std::sync::Arc;
 
 use metagov_sdk::contract::Name;
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
@@ -40,10 +44,12 @@ use self::{
     envelope::Limits,
     handle::Handlers,
     instances::Instances,
+    intake::{Intake, Sharing},
     settle::Settler,
+    suspects::Suspects,
 };
 use crate::{
-    bus::{Bus, Deliveries, Queue},
+    bus::{Bus, Queue},
     config,
     host::Host,
     registry::Registry,
@@ -56,7 +62,7 @@ pub struct Worker {
     settler: Arc<Settler>,
     bus: Bus,
     queues: Vec<Queue>,
-    concurrency: usize,
+    settings: config::Worker,
     tasks: TaskTracker,
 }
 
@@ -97,23 +103,28 @@ impl Worker {
             max_attempts: settings.max_attempts,
         };
         let limits = Limits { max_body_bytes: settings.max_body_bytes, prefix: prefix.to_owned(), tenancy };
-        let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, abort };
+        let suspects = Suspects::new(&store, usize::from(Sharing::new(settings, None).prefetch()));
+        let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, suspects, abort };
         let mut queues = vec![Queue::Core, Queue::Unrouted];
         queues.extend(plugins.iter().flat_map(|plugin| [Queue::Plugin(plugin.clone()), Queue::Poll(plugin.clone())]));
-        Self { settler: Arc::new(settler), bus, queues, concurrency: settings.concurrency.into(), tasks }
+        Self { settler: Arc::new(settler), bus, queues, settings: settings.clone(), tasks }
     }
 
     /// Takes deliveries until `stop` is cancelled, then finishes what runs.
     pub async fn run(self, stop: CancellationToken) {
         for queue in &self.queues {
-            let prefetch = u16::try_from(self.concurrency * 2).unwrap_or(u16::MAX);
-            let deliveries = self.bus.consume(queue.clone(), prefetch);
-            let settler = Arc::clone(&self.settler);
-            let taking = take(deliveries, queue.kind(), settler, self.concurrency, self.tasks.clone(), stop.clone());
-            self.tasks.spawn(taking);
+            let plugin = match queue {
+                Queue::Plugin(plugin) | Queue::Poll(plugin) => Some(plugin.as_str()),
+                Queue::Core | Queue::Unrouted => None,
+            };
+            let sharing = Sharing::new(&self.settings, plugin);
+            let deliveries = self.bus.consume(queue.clone(), sharing.prefetch());
+            let label = plugin.unwrap_or("core").to_owned();
+            let intake = Intake::new(Arc::clone(&self.settler), label, queue.kind(), sharing, self.tasks.clone());
+            self.tasks.spawn(intake.run(deliveries, stop.clone()));
         }
         self.tasks.spawn(sweeper::sweep(self.settler.store.clone(), self.bus.clone(), stop.clone()));
-        info!(queues = self.queues.len(), concurrency = self.concurrency, "the worker takes commands");
+        info!(queues = self.queues.len(), concurrency = self.settings.concurrency, "the worker takes commands");
         stop.cancelled().await;
         self.bus.stop_consuming();
         info!("draining: no more deliveries are taken");
@@ -122,35 +133,5 @@ impl Worker {
         self.tasks.close();
         self.tasks.wait().await;
         info!("drained");
-    }
-}
-
-/// One queue: each delivery gets a task and a permit, so that one queue never takes the hands of another.
-async fn take(
-    mut deliveries: Deliveries,
-    kind: &'static str,
-    settler: Arc<Settler>,
-    concurrency: usize,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-) {
-    let permits = Arc::new(Semaphore::new(concurrency));
-    loop {
-        let permit = tokio::select! {
-            () = stop.cancelled() => return,
-            permit = Arc::clone(&permits).acquire_owned() => permit,
-        };
-        let Ok(permit) = permit else { return };
-        let delivery = tokio::select! {
-            () = stop.cancelled() => return,
-            delivery = deliveries.recv() => delivery,
-        };
-        let Some(delivery) = delivery else { return };
-        metrics::counter!(measures::DELIVERIES, "queue" => kind).increment(1);
-        let settler = Arc::clone(&settler);
-        tasks.spawn(async move {
-            settler.settle(delivery).await;
-            drop(permit);
-        });
     }
 }

@@ -81,7 +81,7 @@ impl Handlers {
         }
         let call = self.host.call(&instance, Self::request_of(envelope, attempt, body.initiator.clone()));
         let Finished { result, effects } =
-            guarded(definition.start(call, parameters.clone()), self.deadline).await.into_finished();
+            guarded(envelope, definition.start(call, parameters.clone()), self.deadline).await.into_finished();
         let now = self.now();
         let mut record = new_record(id, plugin.name(), definition.name(), &instance, body, parameters, now);
         let problem = result.as_ref().err().map(|error| error.problem().clone());
@@ -174,7 +174,7 @@ impl Handlers {
         let request = Self::request_of(envelope, attempt, open.process.record.initiator.clone());
         let call = self.host.call(&open.instance, request);
         let handling = open.definition()?.close(call, open.process.state.clone());
-        let finished = guarded(handling, self.deadline).await.into_finished();
+        let finished = guarded(envelope, handling, self.deadline).await.into_finished();
         match &finished.result {
             Err(Error::Rejected(problem)) => return Ok(Verdict::Reject(problem.clone())),
             Err(Error::Retry { after, problem }) => {
@@ -205,7 +205,7 @@ impl Handlers {
         } else {
             definition.poll(call, open.process.state.clone())
         };
-        let finished = guarded(handling, self.deadline).await.into_finished();
+        let finished = guarded(envelope, handling, self.deadline).await.into_finished();
         if let Err(Error::Retry { problem, .. }) = &finished.result {
             tracing::debug!(%problem, "the platform is away; the next poll comes");
             return Ok(Verdict::Done);

@@ -14,13 +14,18 @@ use tracing::{Instrument, Span, debug, error, field, info, info_span, warn};
 use super::{
     answer::{to_events, to_reply},
     committer::{Committer, Settled, patience, republish},
-    envelope::{Envelope, Limits, NONCE_HEADER, Opened, open},
+    envelope::{Envelope, Limits, NONCE_HEADER, Opened},
     handle::{Handlers, conflict},
+    intake::Taken,
+    suspects::{Suspect, Suspects},
     verdict::{Ending, Verdict},
     wait::DUE_HEADER,
 };
 use crate::{
-    bus::{ATTEMPT_HEADER, Bus, DelayStep, Delivery, Destination, Message, Outgoing, Published, REASON_HEADER},
+    bus::{
+        ATTEMPT_HEADER, Bus, DelayStep, Destination, Message, Outgoing, Published, REASON_HEADER, SUSPECT_HEADER,
+        THROTTLED_HEADER,
+    },
     store::{InboxEntry, Keep, Seen, Store, StoreError, Unit},
     telemetry::measures,
 };
@@ -40,9 +45,14 @@ pub(super) struct Settler {
     pub(super) store: Store,
     /// What is too large, and where answers must not go.
     pub(super) limits: Limits,
+    /// Finds out which command kills its workers.
+    pub(super) suspects: Suspects,
     /// The worker is going down now; what is not finished comes again.
     pub(super) abort: CancellationToken,
 }
+
+/// Why a convicted command is among the dead letters.
+const KILLED_ITS_WORKER: &str = "killed-its-worker";
 
 /// What carrying out a verdict leads to.
 enum Next {
@@ -53,32 +63,73 @@ enum Next {
 
 impl Settler {
     /// Handles one delivery: decide, carry out, acknowledge.
-    pub(super) async fn settle(&self, delivery: Delivery) {
+    pub(super) async fn settle(&self, taken: Taken) {
         let started = Instant::now();
-        let mut opened = open(&delivery.message, &self.limits);
-        let span = span(&opened.envelope);
+        let span = span(&taken.opened.envelope);
         async {
+            let Taken { delivery, mut opened, .. } = taken;
             let message = &delivery.message;
-            // Handlers have a net of their own; this one is under what plugins do while they are only asked something.
-            let settled = AssertUnwindSafe(self.carry_out(&mut opened, message, delivery.redelivered)).catch_unwind();
-            let ending = match settled.await {
-                Ok(ending) => ending,
-                Err(_panic) => {
-                    let detail = "the plugin crashed while it looked at this; nothing was executed";
-                    let problem = Problem::new(ProblemKind::PluginPanicked, detail);
-                    self.reject(&opened.envelope, Box::new(problem), message).await
+            if !opened.envelope.suspect {
+                let ending = self.handle(&mut opened, message).await;
+                log(&ending, started);
+                if !matches!(ending, Ending::Unfinished) {
+                    delivery.receipt.ack();
+                }
+                return;
+            }
+            let (run, ending) = match self.suspects.begin(&opened.envelope, &self.abort).await {
+                Suspect::Unfinished => return,
+                Suspect::Convicted => {
+                    opened.envelope.convicted = true;
+                    let ending = self.handle(&mut opened, message).await;
+                    (None, self.set_aside(ending, message).await)
+                }
+                Suspect::Handle(run) => {
+                    let ending = tokio::select! {
+                        ending = self.handle(&mut opened, message) => ending,
+                        () = self.suspects.watch(&run, &delivery.receipt) => Ending::Unfinished,
+                    };
+                    (Some(run), ending)
                 }
             };
             log(&ending, started);
+            // A copy that waits for a lease has been handled by nobody yet: what is held against it stands.
+            let waits = matches!(ending, Ending::Unfinished | Ending::Retried(None));
             if !matches!(ending, Ending::Unfinished) {
                 delivery.receipt.ack();
+            }
+            if !waits {
+                self.suspects.acquit(&opened.envelope).await;
+            } else if let Some(run) = run {
+                self.suspects.end(run).await;
             }
         }
         .instrument(span)
         .await;
     }
 
-    async fn carry_out(&self, opened: &mut Opened, message: &Message, redelivered: bool) -> Ending {
+    async fn handle(&self, opened: &mut Opened, message: &Message) -> Ending {
+        // Handlers have a net of their own; this one is under what plugins do while they are only asked something.
+        match AssertUnwindSafe(self.carry_out(opened, message)).catch_unwind().await {
+            Ok(ending) => ending,
+            Err(_panic) => {
+                let detail = "the plugin crashed while it looked at this; nothing was executed";
+                let problem = Problem::new(ProblemKind::PluginPanicked, detail);
+                self.reject(&opened.envelope, Box::new(problem), message).await
+            }
+        }
+    }
+
+    /// Keeps a convicted command, once it is answered, for somebody to look at.
+    async fn set_aside(&self, ending: Ending, message: &Message) -> Ending {
+        if matches!(ending, Ending::Unfinished | Ending::Retried(_)) {
+            return ending;
+        }
+        let kept = self.publish(vec![dead(message, KILLED_ITS_WORKER)]).await;
+        if kept { Ending::Dead(KILLED_ITS_WORKER) } else { Ending::Unfinished }
+    }
+
+    async fn carry_out(&self, opened: &mut Opened, message: &Message) -> Ending {
         if let Some(ending) = self.not_before_time(&opened.envelope, message).await {
             return ending;
         }
@@ -87,7 +138,7 @@ impl Settler {
             let verdict = loop {
                 let handled = tokio::select! {
                     () = self.abort.cancelled() => return Ending::Unfinished,
-                    handled = self.handlers.handle(opened, redelivered) => handled,
+                    handled = self.handlers.handle(opened) => handled,
                 };
                 match handled {
                     Ok(verdict) => break verdict,
@@ -243,7 +294,7 @@ impl Settler {
     /// Publishes until it is confirmed. A copy that must come back, or be kept, waits for its queue where that is
     /// missing or forbidden; an event or a reply that nobody wants is no error. `false` where the worker goes down
     /// meanwhile.
-    async fn publish(&self, mut outgoing: Vec<Outgoing>) -> bool {
+    pub(super) async fn publish(&self, mut outgoing: Vec<Outgoing>) -> bool {
         let mut delays = patience();
         loop {
             let published = tokio::select! {
@@ -279,9 +330,17 @@ impl Settler {
 pub(super) fn next_attempt(envelope: &Envelope, message: &Message, called: bool) -> Message {
     let attempt = envelope.attempt + u32::from(called);
     let mut copy = message.clone();
-    copy.properties.headers.insert(ATTEMPT_HEADER.to_owned(), attempt.to_string());
-    copy.properties.headers.insert(NONCE_HEADER.to_owned(), envelope.nonce().to_string());
-    copy.properties.headers.remove(DUE_HEADER);
+    let headers = &mut copy.properties.headers;
+    headers.insert(ATTEMPT_HEADER.to_owned(), attempt.to_string());
+    headers.insert(NONCE_HEADER.to_owned(), envelope.nonce().to_string());
+    headers.remove(DUE_HEADER);
+    headers.remove(THROTTLED_HEADER);
+    if envelope.suspect && !called {
+        // Nobody has handled it, and the broker forgets with this delivery that there was one before.
+        headers.insert(SUSPECT_HEADER.to_owned(), true.to_string());
+    } else {
+        headers.remove(SUSPECT_HEADER);
+    }
     copy
 }
 

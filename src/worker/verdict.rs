@@ -10,6 +10,8 @@
 //! | panic or deadline of an `unsafe` action | `action.uncertain` | | | | | |
 //! | nothing: its worker died | `keyed`: called again; `unsafe`: `action.uncertain`; else as if for the first time | called again | as if for the first time | the next poll comes | as if for the first time | the next tick comes |
 //! | whatever, after another attempt took over | dropped; a copy of the command finds out what the other says | dropped | dropped | | | |
+//! | (not called: three workers died of it) | `action.failed`, or `action.uncertain` where it is `unsafe`; and `metagov.dead` | `process.failed`; and `metagov.dead` | kept in `errors`, `process.updated`; and `metagov.dead` | the same | `command.rejected`; and `metagov.dead` | the same |
+//! | (not begun: its community is over its share) | parked on the delay ladder, no attempt counted | the same | the same | the same | the same | the same |
 //! | cannot be read | `command.rejected`; where nobody could recognise that answer, also `metagov.dead` | | | | | |
 //!
 //! Called again means under the same idempotency key and with the finished steps at hand. `action.uncertain` is the last

@@ -34,11 +34,11 @@ impl Handlers {
         // The plugin's state goes from call to call, and is stored once.
         let mut now_is = (*instance).clone();
         let verified = plugin.verify_webhook(self.call(envelope, &now_is), Arc::clone(&hook));
-        if let Err(error) = guarded(verified, self.deadline).await.into_finished().result {
+        if let Err(error) = guarded(envelope, verified, self.deadline).await.into_finished().result {
             return Ok(self.refused(envelope, error));
         }
         let received = plugin.receive_webhook(self.call(envelope, &now_is), Arc::clone(&hook));
-        let Finished { result, effects } = guarded(received, self.deadline).await.into_finished();
+        let Finished { result, effects } = guarded(envelope, received, self.deadline).await.into_finished();
         if let Err(error) = result {
             return Ok(self.refused(envelope, error));
         }
@@ -61,7 +61,7 @@ impl Handlers {
             let Some(definition) = plugin.process(process.process.as_str()) else { continue };
             let call = self.call(envelope, &now_is);
             let handling = definition.receive_webhook(call, process.state.clone(), Arc::clone(&hook));
-            let Finished { result, effects } = guarded(handling, self.deadline).await.into_finished();
+            let Finished { result, effects } = guarded(envelope, handling, self.deadline).await.into_finished();
             if let Err(error @ Error::Retry { .. }) = result {
                 return Ok(self.refused(envelope, error));
             }
@@ -92,7 +92,7 @@ impl Handlers {
             Err(why) => return or_the_next(why.into()),
         };
         let call = self.call(envelope, &instance);
-        let finished = guarded(plugin.tick(call), self.deadline).await.into_finished();
+        let finished = guarded(envelope, plugin.tick(call), self.deadline).await.into_finished();
         if let Err(error) = finished.result {
             let problem = error.problem();
             tracing::warn!(%problem, "the plugin's tick failed; the next one comes");

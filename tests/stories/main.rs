@@ -10,6 +10,8 @@ mod bad_input;
 mod communities;
 mod deliveries;
 mod hostile;
+mod isolation;
+mod poison;
 mod processes;
 mod replay;
 mod secrets;

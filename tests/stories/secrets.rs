@@ -89,7 +89,7 @@ fn problem(told: &Received) -> (&str, &str) {
 async fn worker_with(world: &mut World, keys: &[(&str, u8)]) {
     world.crash().await;
     let keys: Vec<_> = keys.iter().map(|(id, byte)| key(id, *byte)).collect();
-    world.start_worker_with(Vault::new(&keys)).await;
+    world.start_worker_with_keys(Vault::new(&keys)).await;
 }
 
 /// `metagov keys …` on the database of a world.

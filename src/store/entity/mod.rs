@@ -10,4 +10,5 @@ pub mod outbox;
 pub mod plugin_instances;
 pub mod processes;
 pub mod steps;
+pub mod suspects;
 pub mod uncertain_runs;

@@ -40,6 +40,7 @@ impl Plugin for Puppet {
             .action::<KeyedAct>()
             .action::<UnsafeAct>()
             .action::<PatientAct>()
+            .action::<LongAct>()
             .action::<Announce>()
             .process::<Ballot>()
             .event::<Announced>();
@@ -109,6 +110,8 @@ pub(crate) enum Deed {
     Hang,
     /// Until the story opens the gate of this tag.
     Wait,
+    /// The same, and keeps its thread meanwhile.
+    Block,
 }
 
 /// The gates that are open.
@@ -162,6 +165,12 @@ pub(crate) async fn follow(tag: &str, script: &[Deed]) -> Result<String> {
             pass_gate(tag).await;
             Ok(tag.to_owned())
         }
+        Deed::Block => {
+            while !GATES.borrow().contains(&tag) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(tag)
+        }
     }
 }
 
@@ -192,6 +201,12 @@ async fn unsafe_act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<S
 /// Must not be repeated, and takes its time.
 #[action(PatientAct, "patient-act", effect = "unsafe", deadline = "50s")]
 async fn patient_act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> {
+    act(cx, tag, script).await
+}
+
+/// Has no effect outside, and takes its time.
+#[action(LongAct, "long-act", effect = "pure", deadline = "50s")]
+async fn long_act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> {
     act(cx, tag, script).await
 }
 

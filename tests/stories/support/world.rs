@@ -20,7 +20,10 @@ use metagov_sdk::{
 use sea_orm::{ConnectionTrait, Database, Statement};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -54,6 +57,41 @@ pub(crate) struct Running {
     abort: CancellationToken,
     bus: Bus,
     task: JoinHandle<()>,
+}
+
+/// A worker that can be killed.
+pub(crate) struct Mortal {
+    runtime: Option<Runtime>,
+    bus: Bus,
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Mortal {
+    /// Takes its connection to the broker for good; what it has in hand it goes on with.
+    pub(crate) async fn disconnect(&self) {
+        self.bus.close().await;
+    }
+
+    /// Kills it: whatever it does ends where it is, and nothing is tidied up.
+    pub(crate) async fn kill(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        self.bus.close().await;
+    }
+}
+
+/// The settings of a story's worker.
+pub(crate) fn settings() -> config::Worker {
+    let defaults = config::Config::load(&config::Sources::default()).expect("the defaults are well-formed");
+    config::Worker { max_attempts: 2, concurrency: 64, ..defaults.config.worker }
 }
 
 /// A command that a driver sends.
@@ -175,26 +213,63 @@ impl World {
 
     /// One more worker beside those that run.
     pub(crate) async fn start_worker(&mut self) {
-        self.start_worker_with(Vault::new(&[key("k1", 1)])).await;
+        self.start(settings(), Vault::new(&[key("k1", 1)])).await;
+    }
+
+    /// One more worker with settings of its own.
+    pub(crate) async fn start_worker_with(&mut self, settings: config::Worker) {
+        self.start(settings, Vault::new(&[key("k1", 1)])).await;
     }
 
     /// One more worker, with these keys.
-    pub(crate) async fn start_worker_with(&mut self, vault: Vault) {
+    pub(crate) async fn start_worker_with_keys(&mut self, vault: Vault) {
+        self.start(settings(), vault).await;
+    }
+
+    async fn start(&mut self, settings: config::Worker, vault: Vault) {
         let bus = connect(&self.prefix).await;
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-        let defaults = config::Config::load(&config::Sources::default()).expect("the defaults are well-formed");
-        let settings = config::Worker { max_attempts: 2, concurrency: 64, ..defaults.config.worker };
-        let parts = Parts {
+        let plugins: Vec<Name> = self.registry.names().cloned().collect();
+        let worker =
+            Worker::new(self.parts(&bus, &self.store, vault), &settings, &self.prefix, &plugins, abort.clone());
+        let task = tokio::spawn(worker.run(stop.clone()));
+        self.running.push(Running { stop, abort, bus, task });
+    }
+
+    fn parts(&self, bus: &Bus, store: &Store, vault: Vault) -> Parts {
+        Parts {
             registry: Arc::clone(&self.registry),
             host: Host::new(Environment::system(), vault),
             bus: bus.clone(),
-            store: self.store.clone(),
+            store: store.clone(),
             tenancy: Tenancy::default(),
-        };
+        }
+    }
+
+    /// A worker that can be killed: everything of it but the connection runs on threads of its own.
+    pub(crate) async fn start_mortal(&self) -> Mortal {
+        let bus = connect(&self.prefix).await;
+        let runtime =
+            Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads can be started");
+        let database = store::Settings { url: self.url.clone(), max_connections: 4 };
+        let opened = runtime.spawn(async move { Store::connect(&database).await });
+        let store = opened.await.expect("it does not panic").expect("the database answers");
         let plugins: Vec<Name> = self.registry.names().cloned().collect();
-        let worker = Worker::new(parts, &settings, &self.prefix, &plugins, abort.clone());
-        let task = tokio::spawn(worker.run(stop.clone()));
-        self.running.push(Running { stop, abort, bus, task });
+        let entered = runtime.enter();
+        let parts = self.parts(&bus, &store, Vault::new(&[key("k1", 1)]));
+        let worker = Worker::new(parts, &settings(), &self.prefix, &plugins, CancellationToken::new());
+        drop(entered);
+        runtime.spawn(worker.run(CancellationToken::new()));
+        Mortal { runtime: Some(runtime), bus }
+    }
+
+    /// Ends everything that runs in good order.
+    pub(crate) async fn stop(&mut self) {
+        for running in self.running.drain(..) {
+            running.stop.cancel();
+            running.task.await.expect("no role panicked");
+            running.bus.close().await;
+        }
     }
 
     /// One more scheduler beside those that run.
@@ -219,17 +294,23 @@ impl World {
 
     /// Publishes a command; every story's commands must find a queue.
     pub(crate) async fn send(&self, command: &Command) {
-        let message = Message {
-            routing_key: command.routing_key.clone(),
-            body: command.body.clone(),
-            properties: command.properties.clone(),
-        };
-        let published = self
-            .driver
-            .publish(vec![Outgoing { to: Destination::Commands, message }])
-            .await
-            .expect("the broker confirms");
-        assert_eq!(published, [Published::Routed], "{} reached no queue", command.routing_key);
+        self.send_all(std::slice::from_ref(command)).await;
+    }
+
+    /// Publishes commands all at once.
+    pub(crate) async fn send_all(&self, commands: &[Command]) {
+        let outgoing = commands.iter().map(|command| {
+            let message = Message {
+                routing_key: command.routing_key.clone(),
+                body: command.body.clone(),
+                properties: command.properties.clone(),
+            };
+            Outgoing { to: Destination::Commands, message }
+        });
+        let published = self.driver.publish(outgoing.collect()).await.expect("the broker confirms");
+        for (command, published) in commands.iter().zip(published) {
+            assert_eq!(published, Published::Routed, "{} reached no queue", command.routing_key);
+        }
     }
 
     /// Publishes a command and waits for the answer to it.
@@ -351,6 +432,7 @@ impl World {
             "inbox",
             "outbox",
             "steps",
+            "suspects",
             "uncertain_runs",
         ] {
             let sql = format!("SELECT COUNT(*) AS rows FROM {table}");
@@ -395,20 +477,9 @@ impl World {
         all
     }
 
-    /// Does to the database what no service does.
-    pub(crate) async fn sql(&self, statement: &str) {
-        let connection = Database::connect(&self.url).await.expect("the database answers");
-        connection.execute_unprepared(statement).await.expect("the statement is right");
-        connection.close().await.expect("it closes");
-    }
-
     /// Ends the world and checks that it leaves nothing behind: no event unpublished, no dead letter.
     pub(crate) async fn finish(mut self) {
-        for running in self.running.drain(..) {
-            running.stop.cancel();
-            running.task.await.expect("no role panicked");
-            running.bus.close().await;
-        }
+        self.stop().await;
         let left = self.store.unpublished(Duration::ZERO, 10).await.expect("the database answers");
         assert!(left.is_empty(), "events are stored but not published: {left:?}");
         let dead = self.dead_letters().await;

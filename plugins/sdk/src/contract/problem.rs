@@ -96,6 +96,8 @@ kinds! {
     Timeout = "timeout", 504, "The handler ran out of time";
     /// The handler panicked.
     PluginPanicked = "plugin-panicked", 500, "The plugin crashed";
+    /// Worker after worker died while it handled this.
+    WorkerCrashed = "worker-crashed", 500, "Its workers died while they handled it";
     /// The plugin was disabled while the process was pending.
     PluginDisabled = "plugin-disabled", 410, "The plugin was disabled";
     /// The service itself could not carry the command out.
