@@ -2,7 +2,7 @@
 //!
 //! One task owns the [`Shares`] of its queue, so that nothing is locked. A body is parsed here, once, for whose it is says
 //! the body; one that is large is parsed on a thread of its own, one after the other, so that megabytes never hold up the
-//! turn of anybody else. To park is to publish a copy to the delay ladder (1 s, then 5 s, then 30 s) and to acknowledge the
+//! turn of anybody else. To park is to publish a copy to the delay ladder (twice 1 s, three times 5 s, then 30 s) and to acknowledge the
 //! delivery then: no attempt is counted, and many go out in one publication. What was fetched and not begun when the worker
 //! stops goes back to the queue.
 //!
@@ -317,8 +317,8 @@ fn parked_copy(taken: &Taken) -> Outgoing {
         headers.insert(SUSPECT_HEADER.to_owned(), true.to_string());
     }
     let step = match taken.parked {
-        0 => DelayStep::OneSecond,
-        1 => DelayStep::FiveSeconds,
+        0 | 1 => DelayStep::OneSecond,
+        2..=4 => DelayStep::FiveSeconds,
         _ => DelayStep::ThirtySeconds,
     };
     Outgoing { to: Destination::Delay(step), message }

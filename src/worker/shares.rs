@@ -122,7 +122,9 @@ impl Limits {
             return running_of_owner < self.suspects;
         }
         let free = self.slots - running;
-        running_of_owner < self.cap && running_of_owner * (self.slots - self.cap) < self.cap * free
+        // Who runs something already never takes the last one, unless nothing is kept free at all.
+        let proportional = running_of_owner * (self.slots - self.cap) < self.cap * free.saturating_sub(1);
+        running_of_owner < self.cap && (running_of_owner == 0 || self.cap == self.slots || proportional)
     }
 }
 
