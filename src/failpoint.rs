@@ -27,6 +27,10 @@ macro_rules! failpoint {
 }
 pub(crate) use failpoint;
 
+/// Told when a task stands still.
+#[cfg(feature = "failpoints")]
+pub static HALTED: tokio::sync::Notify = tokio::sync::Notify::const_new();
+
 /// Arms the places that `FAILPOINTS` names, until what it returns is dropped.
 #[cfg(feature = "failpoints")]
 #[must_use]
@@ -39,6 +43,7 @@ pub fn arm() -> fail::FailScenario<'static> {
 pub(crate) async fn pass(place: &str) -> Option<String> {
     let text = action_at(place);
     if text.as_deref() == Some("halt") {
+        HALTED.notify_one();
         std::future::pending::<()>().await;
     }
     text

@@ -20,6 +20,7 @@ use super::{
     communities::word,
     entity::outbox::{ActiveModel, Column, Entity, Model},
     keys,
+    transaction::bounded,
 };
 
 /// How long an event that the sweeper took is its own.
@@ -66,15 +67,19 @@ impl Store {
         }
         let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
         let unrouted: Vec<Uuid> = events.iter().filter(|(_, unrouted)| *unrouted).map(|(id, _)| *id).collect();
-        let writer = &self.connections.writer;
+        let writer = self.connections.writer.clone();
         let backend = writer.get_database_backend();
         let mut update = Entity::update_many().col_expr(Column::PublishedAt, clock::now(backend));
         if !unrouted.is_empty() {
             update = update.col_expr(Column::Unrouted, keys::one_of(backend, Column::Id, &unrouted));
         }
-        // A statement alone needs no transaction around it, and nothing is lost where it is cancelled.
-        update.filter(keys::one_of(backend, Column::Id, &ids)).exec(writer).await?;
-        Ok(())
+        // A statement alone needs no transaction around it.
+        let update = update.filter(keys::one_of(backend, Column::Id, &ids));
+        bounded(async move {
+            update.exec(&writer).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Takes the oldest events that were committed at least `older_than` ago and are not marked as published. They are
@@ -123,7 +128,7 @@ impl Store {
         ids: &[Uuid],
         limit: u64,
     ) -> Result<Vec<OutboxEvent>, StoreError> {
-        let reader = &self.connections.reader;
+        let reader = self.connections.reader.clone();
         let mut select = Entity::find().filter(Column::Community.eq(community.as_str()));
         if let Some(since) = since {
             select = select.filter(Column::CreatedAt.gte(since));
@@ -131,8 +136,8 @@ impl Store {
         if !ids.is_empty() {
             select = select.filter(keys::one_of(reader.get_database_backend(), Column::Id, ids));
         }
-        let rows =
-            select.order_by_asc(Column::CreatedAt).order_by_asc(Column::Position).limit(limit).all(reader).await?;
+        let oldest = select.order_by_asc(Column::CreatedAt).order_by_asc(Column::Position).limit(limit);
+        let rows = bounded(async move { Ok(oldest.all(&reader).await?) }).await?;
         rows.into_iter().map(OutboxEvent::from_row).collect()
     }
 }

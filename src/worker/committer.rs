@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::{
     answer::{message_of_stored, to_events, to_reply},
     envelope::Envelope,
+    trouble::Trouble,
 };
 use crate::{
     bus::{Bus, Outgoing, Published},
@@ -68,6 +69,7 @@ impl Committer {
         store: Store,
         bus: Bus,
         limits: BatchLimits,
+        trouble: Arc<Trouble>,
         tasks: &TaskTracker,
         abort: CancellationToken,
     ) -> Self {
@@ -86,9 +88,9 @@ impl Committer {
                 if received == 0 {
                     return;
                 }
-                let (store, bus, abort) = (store.clone(), bus.clone(), abort.clone());
+                let (store, bus, trouble, abort) = (store.clone(), bus.clone(), Arc::clone(&trouble), abort.clone());
                 tracker.spawn(async move {
-                    settle(&store, &bus, batch, &abort).await;
+                    settle(&store, &bus, batch, &trouble, &abort).await;
                     drop(lane);
                 });
             }
@@ -106,11 +108,11 @@ impl Committer {
     }
 }
 
-async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, abort: &CancellationToken) {
+async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, trouble: &Trouble, abort: &CancellationToken) {
     let (units, waiting): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|work| (work.unit, (work.envelope, work.done))).unzip();
     let stored_events: Vec<Vec<OutboxEvent>> = units.iter().map(|unit| unit.events.clone()).collect();
-    let committed = match commit(store, units, abort).await {
+    let committed = match commit(store, units, trouble, abort).await {
         Ok(committed) => committed,
         Err(error) => {
             for (_, done) in waiting {
@@ -207,6 +209,7 @@ pub(super) async fn republish(
 async fn commit(
     store: &Store,
     units: Vec<Unit>,
+    trouble: &Trouble,
     abort: &CancellationToken,
 ) -> Result<Vec<Committed>, Option<StoreError>> {
     let mut delays = patience();
@@ -229,7 +232,7 @@ async fn commit(
             Err(error) => return Err(Some(error)),
         };
         let delay = delays.next().unwrap_or(Duration::from_secs(5));
-        warn!(%error, "cannot commit, trying again in {delay:?}");
+        trouble.met(&error);
         tokio::select! {
             () = abort.cancelled() => return Err(None),
             () = tokio::time::sleep(delay) => {}

@@ -21,6 +21,7 @@ mod lifecycle;
 mod process;
 mod settle;
 mod sweeper;
+mod trouble;
 mod verdict;
 mod webhook;
 
@@ -37,6 +38,7 @@ use self::{
     handle::Handlers,
     instances::Instances,
     settle::Settler,
+    trouble::Trouble,
 };
 use crate::{
     bus::{Bus, Deliveries, Queue},
@@ -80,7 +82,9 @@ impl Worker {
         let Parts { registry, host, bus, store } = parts;
         let tasks = TaskTracker::new();
         let limits = BatchLimits { batch: settings.batch, in_flight: settings.batches_in_flight };
-        let committer = Committer::start(store.clone(), bus.clone(), limits, &tasks, abort.clone());
+        let trouble = Arc::new(Trouble::default());
+        let committer =
+            Committer::start(store.clone(), bus.clone(), limits, Arc::clone(&trouble), &tasks, abort.clone());
         let handlers = Handlers {
             registry,
             host,
@@ -90,7 +94,7 @@ impl Worker {
             max_attempts: settings.max_attempts,
         };
         let limits = Limits { max_body_bytes: settings.max_body_bytes, prefix: prefix.to_owned() };
-        let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, abort };
+        let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, trouble, abort };
         let mut queues = vec![Queue::Core, Queue::Unrouted];
         queues.extend(plugins.iter().flat_map(|plugin| [Queue::Plugin(plugin.clone()), Queue::Poll(plugin.clone())]));
         Self { settler: Arc::new(settler), bus, queues, concurrency: settings.concurrency.into(), tasks }

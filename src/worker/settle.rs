@@ -16,6 +16,7 @@ use super::{
     committer::{Committer, Settled, patience, republish},
     envelope::{Envelope, Limits, NONCE_HEADER, Opened, open},
     handle::{Handlers, conflict},
+    trouble::Trouble,
     verdict::{Ending, Verdict},
 };
 use crate::{
@@ -39,6 +40,8 @@ pub(super) struct Settler {
     pub(super) store: Store,
     /// What is too large, and where answers must not go.
     pub(super) limits: Limits,
+    /// Speaks of a database that is away.
+    pub(super) trouble: Arc<Trouble>,
     /// The worker is going down now; what is not finished comes again.
     pub(super) abort: CancellationToken,
 }
@@ -91,7 +94,7 @@ impl Settler {
                     Ok(verdict) => break verdict,
                     Err(error) if error.is_passing() => {
                         let delay = delays.next().unwrap_or(Duration::from_secs(5));
-                        warn!(%error, "the database is away, trying again in {delay:?}");
+                        self.trouble.met(&error);
                         tokio::select! {
                             () = self.abort.cancelled() => return Ending::Unfinished,
                             () = sleep(delay) => {}
