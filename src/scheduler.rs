@@ -28,7 +28,7 @@ use crate::{
 
 /// Without a poke for this long (by the monotonic clock) the cron scheduler is built anew: its own clock is the wall
 /// clock, and a jump backwards would silence it.
-const SILENCE: Duration = Duration::from_secs(5);
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// As many batches may wait in a plugin's queue before the rest waits in the database.
 const BATCHES_WAITING: u64 = 10;

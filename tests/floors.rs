@@ -20,7 +20,7 @@ use paths::Source;
 
 /// The modules of `src`, from the ground up; a module uses its own floor and those below.
 const FLOORS: &[(u8, &[&str])] = &[
-    (1, &["config", "telemetry", "shutdown", "vault"]),
+    (1, &["config", "failpoint", "telemetry", "shutdown", "vault"]),
     (2, &["bus", "store"]),
     (3, &["host", "registry", "plugins"]),
     (4, &["worker", "scheduler", "gateway", "health"]),

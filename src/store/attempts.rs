@@ -23,6 +23,7 @@ use super::{
     entity::{action_runs, inbox},
     inbox::{FINISHED, RUNNING},
     outbox, runs, steps,
+    transaction::bounded,
 };
 
 /// What is about to be attempted.
@@ -137,21 +138,20 @@ impl Store {
         community: &CommunitySlug,
         message_id: &MessageId,
     ) -> Result<Option<AttemptView>, StoreError> {
-        let reader = &self.connections.reader;
+        let reader = self.connections.reader.clone();
         let run = action_runs::Entity::find()
             .filter(action_runs::Column::Community.eq(community.as_str()))
-            .filter(action_runs::Column::MessageId.eq(message_id.as_str()))
-            .one(reader)
-            .await?;
-        if let Some(run) = run {
-            return Ok(Some(AttemptView {
-                attempts: count(run.attempts),
-                status: AttemptStatus::of_run(&run.status)?,
-            }));
-        }
+            .filter(action_runs::Column::MessageId.eq(message_id.as_str()));
         let key = (community.as_str().to_owned(), message_id.as_str().to_owned());
-        let row = inbox::Entity::find_by_id(key).one(reader).await?;
-        Ok(row.map(|row| AttemptView { attempts: count(row.attempts), status: AttemptStatus::of_key(&row) }))
+        bounded(async move {
+            if let Some(run) = run.one(&reader).await? {
+                let status = AttemptStatus::of_run(&run.status)?;
+                return Ok(Some(AttemptView { attempts: count(run.attempts), status }));
+            }
+            let row = inbox::Entity::find_by_id(key).one(&reader).await?;
+            Ok(row.map(|row| AttemptView { attempts: count(row.attempts), status: AttemptStatus::of_key(&row) }))
+        })
+        .await
     }
 
     /// Makes visible that an action, which may simply be repeated, will be tried again: a run with the status

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use metagov_sdk::contract::{CommunitySlug, InvalidName, Timestamp};
 use sea_orm::{EntityTrait, QueryOrder};
 
-use super::{Store, StoreError, entity::communities as table};
+use super::{Store, StoreError, entity::communities as table, transaction::bounded};
 
 /// A community as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,9 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn community(&self, slug: &CommunitySlug) -> Result<Option<StoredCommunity>, StoreError> {
-        let row = table::Entity::find_by_id(slug.as_str()).one(&self.connections.reader).await?;
+        let reader = self.connections.reader.clone();
+        let one = table::Entity::find_by_id(slug.as_str());
+        let row = bounded(async move { Ok(one.one(&reader).await?) }).await?;
         row.map(StoredCommunity::from_row).transpose()
     }
 
@@ -39,7 +41,9 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn communities(&self) -> Result<Vec<StoredCommunity>, StoreError> {
-        let rows = table::Entity::find().order_by_asc(table::Column::Slug).all(&self.connections.reader).await?;
+        let reader = self.connections.reader.clone();
+        let all = table::Entity::find().order_by_asc(table::Column::Slug);
+        let rows = bounded(async move { Ok(all.all(&reader).await?) }).await?;
         rows.into_iter().map(StoredCommunity::from_row).collect()
     }
 }

@@ -118,8 +118,9 @@ impl Kind {
                 // Foreign key, unique.
                 "23503" | "23505" => Self::Constraint,
                 _ => match &code[..2] {
-                    // Connection, invalid transaction state after a lost one, resources, operator, system.
-                    "08" | "25" | "53" | "57" | "58" => Self::Unavailable,
+                    // Connection, invalid transaction state after a lost one, resources, operator, system. And the two
+                    // by which the server turns us away at its door: somebody renews a password or restores a backup.
+                    "08" | "25" | "28" | "3D" | "53" | "57" | "58" => Self::Unavailable,
                     _ => Self::Other,
                 },
             };
@@ -129,11 +130,17 @@ impl Kind {
             // Foreign key, primary key, unique.
             Ok(787 | 1555 | 2067) => Self::Constraint,
             Ok(code) => match code & 0xff {
-                5 | 6 => Self::Contended,
-                10 | 13 | 14 => Self::Unavailable,
+                // Busy, locked, interrupted, lost a race for the log, changed under us.
+                5 | 6 | 9 | 15 | 17 => Self::Contended,
+                // Out of memory, read-only, input or output, full, cannot open.
+                7 | 8 | 10 | 13 | 14 => Self::Unavailable,
                 _ => Self::Other,
             },
             Err(_) => Self::Other,
         }
     }
 }
+
+#[cfg(test)]
+#[path = "error/tests.rs"]
+mod tests;

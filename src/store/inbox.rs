@@ -16,6 +16,7 @@ use super::{
     Committed, OutboxEvent, RunStatus, Store, StoreError, Unit, clock,
     entity::inbox::{ActiveModel, Column, Entity, Model},
     keys, outbox, steps,
+    transaction::bounded,
 };
 
 /// The status of a key that is being attempted.
@@ -56,17 +57,20 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn seen(&self, community: &CommunitySlug, message_id: &MessageId) -> Result<Option<Seen>, StoreError> {
-        let reader = &self.connections.reader;
+        let reader = self.connections.reader.clone();
         let key = (community.as_str().to_owned(), message_id.as_str().to_owned());
-        let Some(row) = Entity::find_by_id(key).one(reader).await? else { return Ok(None) };
-        if row.status != FINISHED {
-            return Ok(Some(Seen::Running));
-        }
-        let events = outbox::of_keys(reader, [(community.as_str(), message_id.as_str())]).await?;
-        Ok(Some(Seen::Finished {
-            fingerprint: fingerprint(&row)?,
-            events: events.into_values().next().unwrap_or_default(),
-        }))
+        bounded(async move {
+            let Some(row) = Entity::find_by_id(key).one(&reader).await? else { return Ok(None) };
+            if row.status != FINISHED {
+                return Ok(Some(Seen::Running));
+            }
+            let events = outbox::of_keys(&reader, [(row.community.as_str(), row.message_id.as_str())]).await?;
+            Ok(Some(Seen::Finished {
+                fingerprint: fingerprint(&row)?,
+                events: events.into_values().next().unwrap_or_default(),
+            }))
+        })
+        .await
     }
 }
 

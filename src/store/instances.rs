@@ -15,6 +15,7 @@ use super::{
     communities::word,
     entity::plugin_instances::{ActiveModel, Column, Entity, Model},
     json,
+    transaction::bounded,
 };
 use crate::vault::SealedConfig;
 
@@ -175,7 +176,8 @@ impl Store {
     async fn load(&self, select: Select<Entity>) -> Result<Vec<Instance>, StoreError> {
         let ordered =
             select.order_by_asc(Column::Plugin).order_by_asc(Column::PlatformId).order_by_asc(Column::Community);
-        let rows = ordered.all(&self.connections.reader).await?;
+        let reader = self.connections.reader.clone();
+        let rows = bounded(async move { Ok(ordered.all(&reader).await?) }).await?;
         rows.into_iter().map(Instance::from_row).collect()
     }
 }

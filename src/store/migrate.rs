@@ -8,10 +8,13 @@ use metagov_migrations::Migrator;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use sea_orm_migration::MigratorTrait;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, transaction::bounded};
 
 /// Any number that no other program uses for an advisory lock in this database: "metagov" in ASCII.
 const LOCK: i64 = 0x006d_6574_6167_6f76;
+
+/// How long to wait for another program's migration, and for each lock of our own.
+const WAIT: &str = "30s";
 
 impl Store {
     /// Applies the migrations that are pending and names them. Several programs may do so at once: one applies, the
@@ -20,13 +23,13 @@ impl Store {
     /// # Errors
     /// Of the database; nothing is applied then.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
-        self.transaction(|transaction| {
+        // Its own steps may take their time, on tables that have grown.
+        self.patient_transaction(|transaction| {
             Box::pin(async move {
                 if transaction.get_database_backend() == DbBackend::Postgres {
-                    // Waiting for another program's migration is no reason to give up.
                     transaction
                         .execute_unprepared(&format!(
-                            "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
+                            "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{WAIT}'; \
                              SELECT pg_advisory_xact_lock({LOCK})"
                         ))
                         .await?;
@@ -44,7 +47,8 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
-        names(Migrator::get_pending_migrations_read_only(&self.connections.reader).await)
+        let reader = self.connections.reader.clone();
+        bounded(async move { names(Migrator::get_pending_migrations_read_only(&reader).await) }).await
     }
 }
 

@@ -85,6 +85,7 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn now(&self) -> Result<Timestamp, StoreError> {
-        clock::read(&self.connections.reader).await
+        let reader = self.connections.reader.clone();
+        transaction::bounded(async move { clock::read(&reader).await }).await
     }
 }

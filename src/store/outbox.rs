@@ -21,6 +21,7 @@ use super::{
     communities::word,
     entity::outbox::{ActiveModel, Column, Entity, Model},
     keys,
+    transaction::bounded,
 };
 
 /// How long an event that the sweeper took is its own.
@@ -67,15 +68,19 @@ impl Store {
         }
         let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
         let unrouted: Vec<Uuid> = events.iter().filter(|(_, unrouted)| *unrouted).map(|(id, _)| *id).collect();
-        let writer = &self.connections.writer;
+        let writer = self.connections.writer.clone();
         let backend = writer.get_database_backend();
         let mut update = Entity::update_many().col_expr(Column::PublishedAt, clock::now(backend));
         if !unrouted.is_empty() {
             update = update.col_expr(Column::Unrouted, keys::one_of(backend, Column::Id, &unrouted));
         }
-        // A statement alone needs no transaction around it, and nothing is lost where it is cancelled.
-        update.filter(keys::one_of(backend, Column::Id, &ids)).exec(writer).await?;
-        Ok(())
+        // A statement alone needs no transaction around it.
+        let update = update.filter(keys::one_of(backend, Column::Id, &ids));
+        bounded(async move {
+            update.exec(&writer).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Takes the oldest events that were committed at least `older_than` ago and are not marked as published. They are
@@ -117,12 +122,15 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn overdue(&self, older_than: Duration) -> Result<u64, StoreError> {
-        let reader = &self.connections.reader;
-        let now = clock::read(reader).await?;
-        let overdue = Entity::find()
-            .filter(Column::PublishedAt.is_null())
-            .filter(Column::CreatedAt.lte(clock::earlier(now, older_than)));
-        Ok(overdue.count(reader).await?)
+        let reader = self.connections.reader.clone();
+        bounded(async move {
+            let now = clock::read(&reader).await?;
+            let overdue = Entity::find()
+                .filter(Column::PublishedAt.is_null())
+                .filter(Column::CreatedAt.lte(clock::earlier(now, older_than)));
+            Ok(overdue.count(&reader).await?)
+        })
+        .await
     }
 }
 

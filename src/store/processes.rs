@@ -16,6 +16,7 @@ use super::{
     entity::processes::{ActiveModel, Column, Entity, Model},
     instances::{from_millis, to_millis},
     json,
+    transaction::bounded,
 };
 
 /// The statuses of processes that have not ended.
@@ -66,7 +67,8 @@ impl Store {
     /// Of the database.
     pub async fn process(&self, community: &CommunitySlug, id: Uuid) -> Result<Option<Process>, StoreError> {
         let key = (community.as_str().to_owned(), id);
-        let row = Entity::find_by_id(key).one(&self.connections.reader).await?;
+        let reader = self.connections.reader.clone();
+        let row = bounded(async move { Ok(Entity::find_by_id(key).one(&reader).await?) }).await?;
         row.map(Process::from_row).transpose()
     }
 
@@ -90,7 +92,8 @@ impl Store {
             select = select.filter(Column::Status.eq(status.as_str()));
         }
         let newest = select.order_by_desc(Column::CreatedAt).order_by_asc(Column::Id).limit(filter.limit);
-        let rows = newest.all(&self.connections.reader).await?;
+        let reader = self.connections.reader.clone();
+        let rows = bounded(async move { Ok(newest.all(&reader).await?) }).await?;
         rows.into_iter().map(Process::from_row).collect()
     }
 
@@ -113,7 +116,8 @@ impl Store {
             select = select.filter(Column::WebhookKey.eq(key));
         }
         let oldest = select.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id);
-        let rows = oldest.all(&self.connections.reader).await?;
+        let reader = self.connections.reader.clone();
+        let rows = bounded(async move { Ok(oldest.all(&reader).await?) }).await?;
         rows.into_iter().map(Process::from_row).collect()
     }
 }

@@ -2,19 +2,23 @@
 //!
 //! A future that is dropped while `BEGIN` is on the wire gives its connection back to the pool in the middle of a
 //! transaction (sqlx 0.9.0, its issue 4385). So every transaction runs in a task of its own, and whoever waits
-//! for it may stop waiting at any time. Up: every file of the store that writes. Down: SeaORM's transactions.
+//! for it may stop waiting at any time. Single questions are asked in the same way: [`bounded`] ends the wait where the
+//! network is half-open or the database stands still, and never the work. Up: every file of the store. Down: SeaORM's
+//! transactions.
 
 use std::{pin::Pin, time::Duration};
 
 use sea_orm::{DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use tokio::task::{JoinError, JoinHandle};
 
 use super::{Store, StoreError};
+use crate::failpoint::failpoint;
 
 /// What a transaction does.
 pub(super) type Work<'t, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 't>>;
 
-/// How long to wait for a transaction as a whole: longer than the server lets any of its statements run.
-const LONGEST: Duration = Duration::from_secs(45);
+/// How long to wait for an answer: longer than the server lets any statement run.
+const LONGEST: Duration = Duration::from_secs(30);
 
 impl Store {
     /// Runs the work in a transaction and commits it, unless it fails.
@@ -23,8 +27,25 @@ impl Store {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t DatabaseTransaction) -> Work<'t, T> + Send + 'static,
     {
+        in_time(self.begin(work)).await
+    }
+
+    /// The same, however long it takes.
+    pub(super) async fn patient_transaction<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t DatabaseTransaction) -> Work<'t, T> + Send + 'static,
+    {
+        joined(self.begin(work).await)
+    }
+
+    fn begin<T, F>(&self, work: F) -> JoinHandle<Result<T, StoreError>>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t DatabaseTransaction) -> Work<'t, T> + Send + 'static,
+    {
         let writer = self.connections.writer.clone();
-        let task = tokio::spawn(async move {
+        tokio::spawn(async move {
             // Deferred, SQLite's default, fails at its first write where somebody else wrote in between.
             let options = TransactionOptions {
                 sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -33,6 +54,7 @@ impl Store {
             let transaction = writer.begin_with_options(options).await?;
             match work(&transaction).await {
                 Ok(done) => {
+                    failpoint!("store::committing", |text| Err(StoreError::Unavailable(text)));
                     transaction.commit().await?;
                     Ok(done)
                 }
@@ -42,12 +64,28 @@ impl Store {
                     Err(error)
                 }
             }
-        });
-        match tokio::time::timeout(LONGEST, task).await {
-            Ok(Ok(done)) => done,
-            Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Ok(Err(_)) => Err(StoreError::Unavailable("the program is shutting down".into())),
-            Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", LONGEST.as_secs()))),
-        }
+        })
+    }
+}
+
+/// Asks the database, in a task of its own; the wait ends after [`LONGEST`], the task does not.
+pub(super) async fn bounded<T: Send + 'static>(
+    question: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    in_time(tokio::spawn(question)).await
+}
+
+async fn in_time<T>(task: JoinHandle<Result<T, StoreError>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(LONGEST, task).await {
+        Ok(ended) => joined(ended),
+        Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", LONGEST.as_secs()))),
+    }
+}
+
+fn joined<T>(ended: Result<Result<T, StoreError>, JoinError>) -> Result<T, StoreError> {
+    match ended {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(StoreError::Unavailable("the program is shutting down".into())),
     }
 }

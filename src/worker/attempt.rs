@@ -21,7 +21,10 @@ use super::{
     handle::{Detour, Handlers, Step, conflict},
     verdict::Verdict,
 };
-use crate::store::{Begun, InboxEntry, Keep, KeptStep, NewAttempt};
+use crate::{
+    failpoint::failpoint,
+    store::{Begun, InboxEntry, Keep, KeptStep, NewAttempt},
+};
 
 /// Added to a handler's deadline before an attempt counts as dead: the commit takes time too.
 const LEASE_MARGIN: Duration = Duration::from_secs(15);
@@ -149,17 +152,19 @@ impl Attempt {
 
 impl Record {
     async fn begin(&self) -> Step<Held> {
-        match self.handlers.store.begin_attempt(&self.entry, &self.new, self.lease).await? {
-            Begun::Fresh { fence } => Ok(Held { fence, number: 1, died: false }),
-            Begun::Again { fence, attempts, died } => Ok(Held { fence, number: attempts, died }),
+        let held = match self.handlers.store.begin_attempt(&self.entry, &self.new, self.lease).await? {
+            Begun::Fresh { fence } => Held { fence, number: 1, died: false },
+            Begun::Again { fence, attempts, died } => Held { fence, number: attempts, died },
             Begun::Running { until } => {
                 let wait = (until - self.handlers.now()).to_std().unwrap_or_default();
                 let after = wait.clamp(Duration::from_secs(1), Duration::from_secs(5));
-                Err(Detour::Verdict(Verdict::Later { after, asked: false, problem: None }))
+                return Err(Detour::Verdict(Verdict::Later { after, asked: false, problem: None }));
             }
-            Begun::Finished(events) => Err(Detour::Verdict(Verdict::Repeat(events))),
-            Begun::Conflict => Err(conflict().into()),
-        }
+            Begun::Finished(events) => return Err(Detour::Verdict(Verdict::Repeat(events))),
+            Begun::Conflict => return Err(conflict().into()),
+        };
+        failpoint!("worker::begun");
+        Ok(held)
     }
 
     /// The fence of the attempt, which begins now if it has not begun.

@@ -17,9 +17,11 @@ use tracing::{info, warn};
 use super::{
     answer::{message_of_stored, to_events, to_reply},
     envelope::Envelope,
+    trouble::Trouble,
 };
 use crate::{
     bus::{Bus, Outgoing, Published, Refusal},
+    failpoint::failpoint,
     store::{Committed, OutboxEvent, Store, StoreError, Unit},
     telemetry::measures,
 };
@@ -71,6 +73,7 @@ impl Committer {
         store: Store,
         bus: Bus,
         limits: BatchLimits,
+        trouble: Arc<Trouble>,
         tasks: &TaskTracker,
         abort: CancellationToken,
     ) -> Self {
@@ -89,9 +92,9 @@ impl Committer {
                 if received == 0 {
                     return;
                 }
-                let (store, bus, abort) = (store.clone(), bus.clone(), abort.clone());
+                let (store, bus, trouble, abort) = (store.clone(), bus.clone(), Arc::clone(&trouble), abort.clone());
                 tracker.spawn(async move {
-                    settle(&store, &bus, batch, &abort).await;
+                    settle(&store, &bus, batch, &trouble, &abort).await;
                     drop(lane);
                 });
             }
@@ -109,13 +112,13 @@ impl Committer {
     }
 }
 
-async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, abort: &CancellationToken) {
+async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, trouble: &Trouble, abort: &CancellationToken) {
     let (units, waiting): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|work| (work.unit, (work.envelope, work.done))).unzip();
     let stored_events: Vec<Vec<OutboxEvent>> = units.iter().map(|unit| unit.events.clone()).collect();
     let begun = Instant::now();
     metrics::histogram!(measures::COMMIT_BATCH).record(u32::try_from(units.len()).unwrap_or(u32::MAX));
-    let committed = commit(store, units, abort).await;
+    let committed = commit(store, units, trouble, abort).await;
     metrics::histogram!(measures::COMMIT_SECONDS).record(begun.elapsed());
     let committed = match committed {
         Ok(committed) => committed,
@@ -126,6 +129,7 @@ async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, abort: &Cancellation
             return;
         }
     };
+    failpoint!("worker::committed");
     let mut outgoing = Vec::new();
     let mut marks = Vec::new();
     let mut settled = Vec::with_capacity(waiting.len());
@@ -180,6 +184,7 @@ async fn publish(
         published = bus.publish(outgoing) => published,
     };
     let Ok(published) = published else { return false };
+    failpoint!("worker::published");
     let events: Vec<_> = marks.into_iter().map(|(place, id)| (id, published[place])).collect();
     let failed = |published: &Published| *published != Published::Routed;
     let dropped =
@@ -192,6 +197,7 @@ async fn publish(
     if let Err(error) = store.mark_published(&marks).await {
         warn!(%error, events = marks.len(), "published events could not be marked; they will be published again");
     }
+    failpoint!("worker::marked");
     true
 }
 
@@ -226,6 +232,7 @@ pub(super) async fn republish(
 async fn commit(
     store: &Store,
     units: Vec<Unit>,
+    trouble: &Trouble,
     abort: &CancellationToken,
 ) -> Result<Vec<Committed>, Option<StoreError>> {
     let mut delays = patience();
@@ -248,7 +255,7 @@ async fn commit(
             Err(error) => return Err(Some(error)),
         };
         let delay = delays.next().unwrap_or(Duration::from_secs(5));
-        warn!(%error, "cannot commit, trying again in {delay:?}");
+        trouble.met(&error);
         tokio::select! {
             () = abort.cancelled() => return Err(None),
             () = tokio::time::sleep(delay) => {}

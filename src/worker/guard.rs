@@ -23,7 +23,7 @@ use super::{
     envelope::Envelope,
     suspects::crashed,
 };
-use crate::telemetry::measures;
+use crate::{failpoint::failpoint, telemetry::measures};
 
 /// A cancelled handler that is still there after so long has not come to any `await`.
 const TO_BE_CANCELLED: Duration = Duration::from_secs(1);
@@ -57,7 +57,9 @@ pub(super) async fn guarded<T: Answer + Send + 'static>(
         return Called::Cut(Box::new(crashed()));
     }
     let mut task = tokio::spawn(handling.in_current_span());
-    match timeout(deadline, &mut task).await {
+    let ended = timeout(deadline, &mut task).await;
+    failpoint!("worker::called");
+    match ended {
         Ok(Ok(finished)) => Called::Answered(bounded(finished)),
         Ok(Err(_panic)) => {
             let detail = "the plugin crashed while it handled this; its operators find the reason in the log";

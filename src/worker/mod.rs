@@ -28,6 +28,7 @@ mod shares;
 mod suspects;
 mod sweeper;
 mod tenancy;
+mod trouble;
 mod verdict;
 mod wait;
 mod webhook;
@@ -47,6 +48,7 @@ use self::{
     intake::{Intake, Sharing},
     settle::Settler,
     suspects::Suspects,
+    trouble::Trouble,
 };
 use crate::{
     bus::{Bus, Queue},
@@ -93,7 +95,9 @@ impl Worker {
         let Parts { registry, host, bus, store, tenancy } = parts;
         let tasks = TaskTracker::new();
         let limits = BatchLimits { batch: settings.batch, in_flight: settings.batches_in_flight };
-        let committer = Committer::start(store.clone(), bus.clone(), limits, &tasks, abort.clone());
+        let trouble = Arc::new(Trouble::default());
+        let committer =
+            Committer::start(store.clone(), bus.clone(), limits, Arc::clone(&trouble), &tasks, abort.clone());
         let handlers = Handlers {
             registry,
             instances: Arc::new(Instances::new(store.clone(), host.clone())),
@@ -104,7 +108,7 @@ impl Worker {
         };
         let limits = Limits { max_body_bytes: settings.max_body_bytes, prefix: prefix.to_owned(), tenancy };
         let suspects = Suspects::new(&store, usize::from(Sharing::new(settings, None).prefetch()));
-        let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, suspects, abort };
+        let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, suspects, trouble, abort };
         let mut queues = vec![Queue::Core, Queue::Unrouted];
         queues.extend(plugins.iter().flat_map(|plugin| [Queue::Plugin(plugin.clone()), Queue::Poll(plugin.clone())]));
         Self { settler: Arc::new(settler), bus, queues, settings: settings.clone(), tasks }

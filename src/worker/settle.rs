@@ -18,6 +18,7 @@ use super::{
     handle::{Handlers, conflict},
     intake::Taken,
     suspects::{Suspect, Suspects},
+    trouble::Trouble,
     verdict::{Ending, Verdict},
     wait::DUE_HEADER,
 };
@@ -26,6 +27,7 @@ use crate::{
         ATTEMPT_HEADER, Bus, DelayStep, Destination, Message, Outgoing, Published, REASON_HEADER, SUSPECT_HEADER,
         THROTTLED_HEADER,
     },
+    failpoint::failpoint,
     store::{InboxEntry, Keep, Seen, Store, StoreError, Unit},
     telemetry::measures,
 };
@@ -47,6 +49,8 @@ pub(super) struct Settler {
     pub(super) limits: Limits,
     /// Finds out which command kills its workers.
     pub(super) suspects: Suspects,
+    /// Speaks of a database that is away.
+    pub(super) trouble: Arc<Trouble>,
     /// The worker is going down now; what is not finished comes again.
     pub(super) abort: CancellationToken,
 }
@@ -68,12 +72,14 @@ impl Settler {
         let span = span(&taken.opened.envelope);
         async {
             let Taken { delivery, mut opened, .. } = taken;
+            failpoint!("worker::taken");
             let message = &delivery.message;
             if !opened.envelope.suspect {
                 let ending = self.handle(&mut opened, message).await;
                 log(&ending, started);
                 if !matches!(ending, Ending::Unfinished) {
                     delivery.receipt.ack();
+                    failpoint!("worker::acknowledged");
                 }
                 return;
             }
@@ -97,6 +103,7 @@ impl Settler {
             let waits = matches!(ending, Ending::Unfinished | Ending::Retried(None));
             if !matches!(ending, Ending::Unfinished) {
                 delivery.receipt.ack();
+                failpoint!("worker::acknowledged");
             }
             if !waits {
                 self.suspects.acquit(&opened.envelope).await;
@@ -144,7 +151,7 @@ impl Settler {
                     Ok(verdict) => break verdict,
                     Err(error) if error.is_passing() => {
                         let delay = delays.next().unwrap_or(Duration::from_secs(5));
-                        warn!(%error, "the database is away, trying again in {delay:?}");
+                        self.trouble.met(&error);
                         tokio::select! {
                             () = self.abort.cancelled() => return Ending::Unfinished,
                             () = sleep(delay) => {}

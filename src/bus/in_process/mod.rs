@@ -13,7 +13,7 @@ mod topic;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use metagov_sdk::contract::Name;
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -36,6 +36,8 @@ pub struct InProcess {
     broker: RwLock<Broker>,
     stopped: CancellationToken,
     closed: CancellationToken,
+    /// Like a broker, the bus outlives whoever uses it: what waits here survives the runtime of a worker.
+    runtime: Handle,
 }
 
 impl InProcess {
@@ -48,6 +50,7 @@ impl InProcess {
             broker: RwLock::default(),
             stopped: closed.child_token(),
             closed,
+            runtime: Handle::current(),
         };
         bus.apply_topology(&[]);
         Arc::new(bus)
@@ -98,7 +101,7 @@ impl InProcess {
         };
         let wait = message.properties.expiration.map_or(longest, |own| own.min(longest));
         let (bus, queue) = (Arc::clone(self), Arc::clone(queue));
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             tokio::select! {
                 () = bus.closed.cancelled() => {}
                 () = tokio::time::sleep(wait) => bus.bury(&queue, message, "expired"),
@@ -133,7 +136,7 @@ impl InProcess {
         let name = self.names.queue(queue);
         let (outgoing, incoming) = mpsc::channel(usize::from(prefetch));
         if let Some(queue) = self.read().queue(&name) {
-            tokio::spawn(consumer::run(Arc::clone(self), queue, prefetch, outgoing));
+            self.runtime.spawn(consumer::run(Arc::clone(self), queue, prefetch, outgoing));
         }
         Deliveries::new(incoming, self.stopped.clone())
     }
@@ -152,7 +155,7 @@ impl InProcess {
         }));
         let (outgoing, incoming) = mpsc::channel(SUBSCRIPTION_BUFFER);
         let bus = Arc::clone(self);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let forward = async { while outgoing.send(queue.next().await.message).await.is_ok() {} };
             tokio::select! {
                 () = forward => {}

@@ -1,0 +1,121 @@
+//! Interruptions: a worker is ended, or refused by its database, at each step of a command's handling.
+//!
+//! Beneath the fault rig, which kills processes: here everything is in this process (bus, a file of SQLite in memory, a
+//! platform that keeps book), so that a schedule takes a blink. A worker lives on a runtime of its own, and ending it is
+//! dropping that runtime at the place where a task stands still. Whatever the schedule, what is promised must hold; see
+//! [`stage::Stage::judge`]. The seed is printed; `METAGOV_SEED=<seed>` draws the same schedules again, and
+//! `METAGOV_SCHEDULES=<n>` so many of them.
+
+mod puppet;
+mod stage;
+
+use std::{fmt, time::Instant};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use stage::Stage;
+
+/// Every place between two steps.
+const PLACES: [&str; 8] = [
+    "worker::taken",
+    "worker::begun",
+    "worker::called",
+    "store::committing",
+    "worker::committed",
+    "worker::published",
+    "worker::marked",
+    "worker::acknowledged",
+];
+
+/// Schedules with several interruptions, where nobody asks for more.
+const DRAWN: usize = 150;
+
+/// What happens to one worker.
+#[derive(Clone, Copy, PartialEq)]
+struct Interruption {
+    place: &'static str,
+    /// At which passage, from 1.
+    passage: usize,
+    deed: Deed,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Deed {
+    /// It ends there.
+    End,
+    /// The database refuses there, once.
+    Refuse,
+}
+
+impl Interruption {
+    /// In the words of the crate `fail`.
+    fn action(self) -> String {
+        let deed = match self.deed {
+            Deed::End => "return(halt)",
+            Deed::Refuse => "return(a test says that the database is away)",
+        };
+        match self.passage {
+            1 => format!("1*{deed}->off"),
+            passage => format!("{}*off->1*{deed}->off", passage - 1),
+        }
+    }
+}
+
+impl fmt::Display for Interruption {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let deed = if self.deed == Deed::End { "ended" } else { "refused" };
+        write!(out, "{deed} at {} #{}", self.place, self.passage)
+    }
+}
+
+#[test]
+fn an_interruption_at_any_passage_of_any_place_breaks_no_promise() {
+    let began = Instant::now();
+    let stage = Stage::set();
+    let mut schedules = 0;
+    let ends = PLACES.map(|place| (place, Deed::End));
+    for (place, deed) in ends.into_iter().chain([("store::committing", Deed::Refuse)]) {
+        let mut passage = 1;
+        loop {
+            let interruption = Interruption { place, passage, deed };
+            let met = stage.play(&[interruption]);
+            schedules += 1;
+            if met == 0 {
+                break;
+            }
+            passage += 1;
+        }
+        assert!(passage > 1, "nothing passes {place}");
+        println!("{place}, {}: {} passages", if deed == Deed::End { "ended" } else { "refused" }, passage - 1);
+    }
+    report(schedules, began);
+}
+
+#[test]
+fn several_interruptions_in_a_row_break_no_promise() {
+    let began = Instant::now();
+    let number = |variable: &str| std::env::var(variable).ok().and_then(|text| text.parse().ok());
+    let seed = number("METAGOV_SEED").unwrap_or_else(|| rand::rng().random());
+    let count = number("METAGOV_SCHEDULES").map_or(DRAWN, |count: u64| usize::try_from(count).expect("it fits"));
+    println!("METAGOV_SEED={seed}");
+    let mut lots = ChaCha8Rng::seed_from_u64(seed);
+    let stage = Stage::set();
+    for _ in 0..count {
+        let schedule: Vec<_> = (0..lots.random_range(2..=5))
+            .map(|_| {
+                let place = PLACES[lots.random_range(0..PLACES.len())];
+                let refuses = place == "store::committing" && lots.random();
+                let deed = if refuses { Deed::Refuse } else { Deed::End };
+                Interruption { place, passage: lots.random_range(1..=8), deed }
+            })
+            .collect();
+        stage.play(&schedule);
+    }
+    report(count, began);
+}
+
+fn report(schedules: usize, began: Instant) {
+    let seconds = began.elapsed().as_secs_f64();
+    let figure = u32::try_from(schedules).map(f64::from).expect("it is small");
+    println!("{schedules} schedules in {seconds:.1} s, {:.0} in a minute", figure / seconds * 60.0);
+}
