@@ -45,14 +45,13 @@ fn zone(port: u16) -> Lookup {
         async move {
             let inside = SocketAddr::from(([127, 0, 0, 1], port));
             Ok(match name.as_str() {
-                "inside.example" => vec![inside],
                 "metadata.example" => vec![SocketAddr::from(([169, 254, 169, 254], port))],
                 "mapped.example" => vec!["[::ffff:127.0.0.1]:0".parse().expect("an address")],
                 // Public when it is looked at, inside when it is connected to.
                 "rebinding.example" if turns.fetch_add(1, Ordering::SeqCst) == 0 => {
                     vec![SocketAddr::from(([93, 184, 215, 14], port))]
                 }
-                "rebinding.example" => vec![inside],
+                "inside.example" | "rebinding.example" => vec![inside],
                 _ => return Err(std::io::Error::other("no such name")),
             })
         }
