@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use metagov_sdk::{
-    Call, Environment, LoadedConfig, PluginDefinition,
+    Call, Environment, LoadedConfig, PluginDefinition, Steps,
     contract::{Initiator, Problem},
 };
 use serde_json::Value;
@@ -48,6 +48,8 @@ pub struct Request {
     pub attempt: u32,
     /// Whether the handler may change the plugin's state; a `pure` action and an `unsafe` one may not.
     pub may_keep_state: bool,
+    /// Where the handler's finished steps are kept.
+    pub steps: Steps,
 }
 
 /// Hands out calls.
@@ -82,6 +84,7 @@ impl Host {
             idempotency_key: request.idempotency_key,
             attempt: request.attempt,
             may_keep_state: request.may_keep_state,
+            steps: request.steps,
             environment: self.environment.clone(),
         }
     }

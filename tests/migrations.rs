@@ -49,7 +49,9 @@ async fn every_step_goes_down_and_up_again_on_tables_with_rows(database: &Databa
         Migrator::up(&raw, Some(1)).await.expect("the step goes up again");
         Migrator::down(&raw, Some(1)).await.expect("and down once more");
     }
-    for table in ["communities", "plugin_instances", "processes", "action_runs", "inbox", "outbox"] {
+    for table in
+        ["communities", "plugin_instances", "processes", "action_runs", "inbox", "outbox", "steps", "uncertain_runs"]
+    {
         let select = Statement::from_string(raw.get_database_backend(), format!("SELECT 1 FROM {table}"));
         raw.query_all_raw(select).await.expect_err("the table is gone");
     }

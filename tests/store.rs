@@ -21,3 +21,7 @@ mod outbox;
 mod processes;
 #[path = "store/sample.rs"]
 mod sample;
+#[path = "store/steps.rs"]
+mod steps;
+#[path = "store/uncertain.rs"]
+mod uncertain;

@@ -12,6 +12,8 @@ mod m20261122_090200_processes;
 mod m20261122_090300_action_runs;
 mod m20261122_090400_inbox;
 mod m20261122_090500_outbox;
+mod m20261123_090000_steps;
+mod m20261123_090010_uncertain_runs;
 
 /// Every step, the oldest first.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_090300_action_runs::Migration),
             Box::new(m20261122_090400_inbox::Migration),
             Box::new(m20261122_090500_outbox::Migration),
+            Box::new(m20261123_090000_steps::Migration),
+            Box::new(m20261123_090010_uncertain_runs::Migration),
         ]
     }
 }

@@ -1,10 +1,11 @@
-//! Attempts: the row that is committed *before* a platform is called, for actions that must not simply be repeated.
+//! Attempts: the row that is committed *before* a platform is called, for what must not simply be repeated.
 //!
 //! An attempt holds the command's inbox row for the time of a lease. Whoever comes later learns whether it is still
 //! running, has ended, or died; a fence that grows with each attempt keeps a worker that was thought dead from writing
 //! after all. The clock of leases is the database's.
 //!
-//! Up: the worker, before it runs a `keyed` or `unsafe` action. Down: the tables `inbox` and `action_runs`.
+//! Up: the worker, before it runs a `keyed` or `unsafe` action or starts a process, and at the first step of others.
+//! Down: the tables `inbox` and `action_runs`.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::{
     InboxEntry, OutboxEvent, Store, StoreError, clock,
     entity::{action_runs, inbox},
     inbox::{FINISHED, RUNNING},
-    outbox, runs,
+    outbox, runs, steps,
 };
 
 /// What is about to be attempted.
@@ -71,9 +72,9 @@ pub enum Begun {
 /// What is left of an attempt that ends without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// Nothing: the command was refused, and its key may be used again.
+    /// Nothing, no finished step either: the command was refused, and its key may be used again.
     Nothing,
-    /// The count of attempts; the next attempt may begin at once.
+    /// The count of attempts and the finished steps; the next attempt may begin at once.
     ForRetry,
 }
 
@@ -246,6 +247,7 @@ async fn release(
             let deleted = Entity::delete_many().filter(ours).exec(transaction).await?;
             if deleted.rows_affected == 1 {
                 run_of(entry).exec(transaction).await?;
+                steps::forget(transaction, &[entry.key()]).await?;
             }
         }
         Keep::ForRetry => {

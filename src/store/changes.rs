@@ -19,6 +19,7 @@ use super::{
     json, keys,
     locks::Rows,
     processes::OPEN,
+    uncertain,
 };
 
 /// Writes the changes of the units.
@@ -171,6 +172,7 @@ async fn delete_community(transaction: &DatabaseTransaction, slug: &str) -> Resu
     let of_community = plugin_instances::Column::Community.eq(slug);
     plugin_instances::Entity::delete_many().filter(of_community).exec(transaction).await?;
     processes::Entity::delete_many().filter(processes::Column::Community.eq(slug)).exec(transaction).await?;
+    uncertain::delete_of(transaction, slug).await?;
     action_runs::Entity::delete_many().filter(action_runs::Column::Community.eq(slug)).exec(transaction).await?;
     communities::Entity::delete_many().filter(communities::Column::Slug.eq(slug)).exec(transaction).await?;
     Ok(())

@@ -5,13 +5,14 @@
 //! communities, instances, processes, each sorted. A unit that fails its checks is left out; where a statement fails,
 //! the whole is rolled back and the units go in one by one, so that one bad row never sinks its batch.
 //!
-//! Up: the worker's committer. Down: [`super::inbox`], [`super::locks`], [`super::changes`], [`super::runs`], [`super::outbox`].
+//! Up: the worker's committer. Down: [`super::inbox`], [`super::locks`], [`super::changes`], [`super::runs`],
+//! [`super::uncertain`], [`super::outbox`].
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use sea_orm::DatabaseTransaction;
 
-use super::{Committed, Store, StoreError, Unit, changes, inbox, locks, outbox, runs};
+use super::{Committed, Store, StoreError, Unit, changes, inbox, locks, outbox, runs, uncertain};
 
 /// How often a unit is tried that others keep from its rows.
 const TRIES: usize = 2;
@@ -99,6 +100,7 @@ async fn write(transaction: &DatabaseTransaction, units: &[Unit]) -> Result<Vec<
 
     changes::apply(transaction, &live, &rows).await?;
     runs::insert(transaction, &live).await?;
+    uncertain::insert(transaction, &live).await?;
     outbox::insert(transaction, &live).await?;
     inbox::finish(transaction, &live).await?;
     Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or(Committed::Stored)).collect())

@@ -13,9 +13,9 @@ use sea_orm::{
 };
 
 use super::{
-    Committed, OutboxEvent, Store, StoreError, Unit, clock,
+    Committed, OutboxEvent, RunStatus, Store, StoreError, Unit, clock,
     entity::inbox::{ActiveModel, Column, Entity, Model},
-    keys, outbox,
+    keys, outbox, steps,
 };
 
 /// The status of a key that is being attempted.
@@ -161,7 +161,7 @@ pub(super) async fn check_fences(
     Ok(())
 }
 
-/// Marks the keys of attempts as finished.
+/// Marks the keys of attempts as finished and takes away their steps; those of an uncertain run stay to be looked at.
 pub(super) async fn finish(transaction: &DatabaseTransaction, units: &[&Unit]) -> Result<(), StoreError> {
     let fenced = units.iter().filter(|unit| unit.fence.is_some()).filter_map(|unit| unit.inbox.as_ref());
     let keys: Vec<_> = fenced.map(InboxEntry::key).collect();
@@ -172,7 +172,10 @@ pub(super) async fn finish(transaction: &DatabaseTransaction, units: &[&Unit]) -
             .exec(transaction)
             .await?;
     }
-    Ok(())
+    let is_certain = |unit: &&&Unit| unit.run.as_ref().is_none_or(|run| run.status != RunStatus::Uncertain);
+    let certain = units.iter().filter(|unit| unit.fence.is_some()).filter(is_certain);
+    let keys: Vec<_> = certain.filter_map(|unit| unit.inbox.as_ref()).map(InboxEntry::key).collect();
+    steps::forget(transaction, &keys).await
 }
 
 /// Takes back the keys of units that are not written after all.

@@ -24,7 +24,9 @@ mod migrate;
 mod outbox;
 mod processes;
 mod runs;
+mod steps;
 mod transaction;
+mod uncertain;
 mod unit;
 
 use metagov_sdk::contract::Timestamp;
@@ -40,6 +42,8 @@ pub use instances::{Instance, InstanceVersion, NewInstance};
 pub use outbox::OutboxEvent;
 pub use processes::{Process, ProcessFilter};
 pub use runs::{ActionRun, RunStatus};
+pub use steps::KeptStep;
+pub use uncertain::{Decided, Decision, KeptCommand, RunVerdict, UncertainFilter, UncertainRun};
 pub use unit::{Change, Committed, Unit};
 
 /// Which database, and how many connections to it.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    InboxEntry, NewAttempt, StoreError, Unit, clock,
+    InboxEntry, KeptCommand, NewAttempt, StoreError, Unit, clock,
     entity::action_runs::{ActiveModel, Column, Entity},
     json, keys,
 };
@@ -46,6 +46,8 @@ pub struct ActionRun {
     pub event_id: Uuid,
     /// Who asked, in the words of an identity provider.
     pub initiator: Option<Value>,
+    /// What it takes to run it again; kept where it ended as uncertain.
+    pub command: Option<KeptCommand>,
 }
 
 /// How an action ended.

@@ -3,9 +3,9 @@
 //! How an action is kept from happening twice depends on its effect. `pure` and `idempotent` ones simply run, and the
 //! commit finds out whether the key was used before. For `keyed` and `unsafe` ones an attempt is written down *before*
 //! the platform is called, so that after a crash a `keyed` action is repeated under the same key, and an `unsafe` one
-//! ends as uncertain. Up: [`super::handle`]. Down: the plugin, through [`super::guard`].
+//! ends as uncertain ([`super::attempt`]). Up: [`super::handle`]. Down: the plugin, through [`super::guard`].
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use metagov_sdk::{
     ActionDefinition, Effect, Effects, Error, Finished, PluginDefinition,
@@ -14,19 +14,17 @@ use metagov_sdk::{
 use serde_json::Value;
 
 use super::{
+    attempt::Attempt,
     envelope::Envelope,
     guard::{Called, guarded},
-    handle::{Detour, Handlers, Step, conflict, platform_events, state_change},
+    handle::{Handlers, Step, platform_events, state_change},
     verdict::Verdict,
 };
 use crate::{
     host::{LoadedInstance, Request},
     registry::unknown,
-    store::{ActionRun, Begun, InboxEntry, InstanceVersion, Keep, NewAttempt, RunStatus, Unit},
+    store::{ActionRun, InstanceVersion, KeptCommand, NewAttempt, RunStatus, Unit},
 };
-
-/// Added to a handler's deadline before an attempt counts as dead: the commit takes time too.
-const LEASE_MARGIN: Duration = Duration::from_secs(15);
 
 /// An action that is about to run.
 struct Asked<'a> {
@@ -34,13 +32,8 @@ struct Asked<'a> {
     plugin: &'a Arc<PluginDefinition>,
     action: &'a ActionDefinition,
     initiator: Option<Initiator>,
-}
-
-/// An attempt that is written down: whose writes count, and how many there were.
-#[derive(Clone, Copy)]
-struct Attempt {
-    fence: Option<i64>,
-    number: u32,
+    /// What it takes to run it again, where it may end so that somebody has to decide on that.
+    command: Option<KeptCommand>,
 }
 
 impl Handlers {
@@ -56,112 +49,68 @@ impl Handlers {
         let definition = plugin
             .action(action.as_str())
             .ok_or_else(|| unknown(ProblemKind::UnknownAction, "action", action, plugin.action_names()))?;
-        if matches!(definition.effect(), Effect::Pure | Effect::Idempotent) {
-            self.run_freely(envelope, plugin, definition, body).await
-        } else {
-            self.attempt(envelope, plugin, definition, body, redelivered).await
-        }
+        let deadline = definition.deadline().unwrap_or(self.deadline);
+        let asked = Asked::new(envelope, plugin, definition, &body);
+        let (attempt, decided) = match definition.effect() {
+            Effect::Pure => {
+                let attempt = Attempt::off_record(envelope);
+                let decided = self.run_freely(&asked, &attempt, body).await;
+                (attempt, decided)
+            }
+            Effect::Idempotent => {
+                let attempt = self.begin_at_first_step(envelope, asked.new_attempt(), deadline).await?;
+                let decided = self.run_freely(&asked, &attempt, body).await;
+                (attempt, decided)
+            }
+            Effect::Keyed | Effect::Unsafe => {
+                let attempt = self.begin(envelope, asked.new_attempt(), deadline).await?;
+                // Without a key nothing is written down: what was delivered before may have happened.
+                let may_have_happened = attempt.is_after_a_death() || (redelivered && !attempt.has_begun());
+                let decided = if may_have_happened && definition.effect() == Effect::Unsafe {
+                    Ok(asked.uncertain(self, &attempt))
+                } else {
+                    self.find_and_run(&asked, &attempt, body).await
+                };
+                (attempt, decided)
+            }
+        };
+        self.end(&attempt, decided).await
     }
 
     /// Runs an action that may run twice: on the instance at hand, for the commit finds out whether it still holds.
-    async fn run_freely(
-        &self,
-        envelope: &Envelope,
-        plugin: &Arc<PluginDefinition>,
-        action: &ActionDefinition,
-        body: ActionCommand,
-    ) -> Step {
-        let (community, platform_id) = (body.community.clone(), body.community_platform_id.clone());
-        let instance = self.instances.cached(plugin, &community, platform_id.as_deref()).await?;
-        let attempt = Attempt { fence: None, number: envelope.attempt };
-        let asked = Asked { envelope, plugin, action, initiator: body.initiator.clone() };
-        let parameters = action.check(Value::Object(body.parameters.clone()))?;
-        let verdict = self.run(&asked, attempt, &instance, parameters.clone()).await?;
+    async fn run_freely(&self, asked: &Asked<'_>, attempt: &Attempt, body: ActionCommand) -> Step {
+        let (community, platform_id) = (body.community, body.community_platform_id);
+        let instance = self.instances.cached(asked.plugin, &community, platform_id.as_deref()).await?;
+        let parameters = asked.action.check(Value::Object(body.parameters))?;
+        let verdict = self.run(asked, attempt, &instance, parameters.clone()).await?;
         if !matches!(verdict, Verdict::Reject(_)) {
             return Ok(verdict);
         }
         // A refusal commits nothing, so nothing would find out that it was one of yesterday's config.
-        let fresh = self.instances.fresh(plugin, &community, platform_id.as_deref()).await?;
+        let fresh = self.instances.fresh(asked.plugin, &community, platform_id.as_deref()).await?;
         let verdict = if fresh.stored.version == instance.stored.version {
             verdict
         } else {
             self.instances.forget(&community);
-            self.run(&asked, attempt, &fresh, parameters).await?
+            self.run(asked, attempt, &fresh, parameters).await?
         };
-        if let (Verdict::Reject(_), true, Some(entry)) = (&verdict, attempt.number > 1, envelope.inbox()) {
+        if let (Verdict::Reject(_), true, Some(entry)) = (&verdict, attempt.number() > 1, asked.envelope.inbox()) {
             self.store.forget_retry(&entry).await?;
         }
         Ok(verdict)
     }
 
-    /// Runs an action that touches a platform: the attempt is on record before anything else is looked at, so that
-    /// whatever happens to community or config, what may have been done is not forgotten.
-    async fn attempt(
-        &self,
-        envelope: &Envelope,
-        plugin: &Arc<PluginDefinition>,
-        action: &ActionDefinition,
-        body: ActionCommand,
-        redelivered: bool,
-    ) -> Step {
-        let asked = Asked { envelope, plugin, action, initiator: body.initiator.clone() };
-        let Some(entry) = envelope.inbox() else {
-            // Without a key nothing can be written down. What was delivered before may have happened.
-            let attempt = Attempt { fence: None, number: envelope.attempt };
-            if action.effect() == Effect::Unsafe && redelivered {
-                return Ok(asked.uncertain(self, attempt));
-            }
-            return self.find_and_run(&asked, attempt, body).await;
-        };
-        let lease = action.deadline().unwrap_or(self.deadline) + LEASE_MARGIN;
-        let (fence, number, died) = match self.store.begin_attempt(&entry, &asked.new_attempt(), lease).await? {
-            Begun::Fresh { fence } => (fence, 1, false),
-            Begun::Again { fence, attempts, died } => (fence, attempts, died),
-            Begun::Running { until } => {
-                let wait = (until - self.now()).to_std().unwrap_or_default();
-                let after = wait.clamp(Duration::from_secs(1), Duration::from_secs(5));
-                return Ok(Verdict::Later { after, problem: None });
-            }
-            Begun::Finished(events) => return Ok(Verdict::Repeat(events)),
-            Begun::Conflict => return Err(conflict().into()),
-        };
-        let attempt = Attempt { fence: Some(fence), number };
-        if died && action.effect() == Effect::Unsafe {
-            return Ok(asked.uncertain(self, attempt));
-        }
-        let verdict = match self.find_and_run(&asked, attempt, body).await {
-            Ok(verdict) | Err(Detour::Verdict(verdict)) => verdict,
-            Err(Detour::Store(error)) => {
-                // Nothing has been called yet, so the next run must not take this one for dead.
-                self.release(&entry, fence, Keep::ForRetry).await?;
-                return Err(error.into());
-            }
-        };
-        self.let_go(&entry, fence, &verdict).await?;
-        Ok(verdict)
-    }
-
-    async fn find_and_run(&self, asked: &Asked<'_>, attempt: Attempt, body: ActionCommand) -> Step {
+    async fn find_and_run(&self, asked: &Asked<'_>, attempt: &Attempt, body: ActionCommand) -> Step {
         let platform_id = body.community_platform_id.as_deref();
         let instance = self.instances.fresh(asked.plugin, &body.community, platform_id).await?;
         let parameters = asked.action.check(Value::Object(body.parameters))?;
         self.run(asked, attempt, &instance, parameters).await
     }
 
-    /// Gives up an attempt that ends without an outcome: refused leaves nothing behind, a retry may begin at once.
-    async fn let_go(&self, entry: &InboxEntry, fence: i64, verdict: &Verdict) -> Step<()> {
-        match verdict {
-            Verdict::Reject(_) => self.release(entry, fence, Keep::Nothing).await?,
-            Verdict::Later { .. } => self.release(entry, fence, Keep::ForRetry).await?,
-            Verdict::Commit { .. } | Verdict::Repeat(_) | Verdict::Done => {}
-        }
-        Ok(())
-    }
-
     async fn run(
         &self,
         asked: &Asked<'_>,
-        attempt: Attempt,
+        attempt: &Attempt,
         instance: &Arc<LoadedInstance>,
         parameters: Value,
     ) -> Step {
@@ -169,8 +118,9 @@ impl Handlers {
         let request = Request {
             initiator: asked.initiator.clone(),
             idempotency_key: asked.envelope.idempotency_key(),
-            attempt: attempt.number,
+            attempt: attempt.number(),
             may_keep_state: effect != Effect::Unsafe,
+            steps: attempt.steps(),
         };
         let call = self.host.call(instance, request);
         let deadline = asked.action.deadline().unwrap_or(self.deadline);
@@ -183,10 +133,10 @@ impl Handlers {
             Ok(output) => Ok(asked.completed(self, attempt, instance, output, effects)),
             Err(Error::Rejected(problem)) => Ok(Verdict::Reject(problem)),
             Err(Error::Failed(problem)) => Ok(asked.failed(self, attempt, instance, *problem)),
-            Err(Error::Retry { after, problem }) => match self.again(attempt.number, after, &problem) {
+            Err(Error::Retry { after, problem }) => match self.again(attempt.number(), after, &problem) {
                 Some(later) => {
-                    if let (None, Some(entry)) = (attempt.fence, asked.envelope.inbox()) {
-                        self.store.note_retry(&entry, &asked.new_attempt(), attempt.number).await?;
+                    if let (false, Some(entry)) = (attempt.has_begun(), asked.envelope.inbox()) {
+                        self.store.note_retry(&entry, &asked.new_attempt(), attempt.number()).await?;
                     }
                     Ok(later)
                 }
@@ -196,7 +146,18 @@ impl Handlers {
     }
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    fn new(
+        envelope: &'a Envelope,
+        plugin: &'a Arc<PluginDefinition>,
+        action: &'a ActionDefinition,
+        body: &ActionCommand,
+    ) -> Self {
+        let command = (action.effect() == Effect::Unsafe)
+            .then(|| KeptCommand { correlation_id: envelope.correlation_id.clone(), body: serde_json::json!(body) });
+        Self { envelope, plugin, action, initiator: body.initiator.clone(), command }
+    }
+
     fn new_attempt(&self) -> NewAttempt {
         NewAttempt {
             run_id: self.envelope.derive("action-run"),
@@ -214,7 +175,7 @@ impl Asked<'_> {
     fn completed(
         &self,
         handlers: &Handlers,
-        attempt: Attempt,
+        attempt: &Attempt,
         instance: &LoadedInstance,
         output: Value,
         effects: Effects,
@@ -223,7 +184,7 @@ impl Asked<'_> {
             action: self.action.name().clone(),
             output,
             initiator: self.initiator.clone(),
-            attempts: attempt.number,
+            attempts: attempt.number(),
         });
         let mut unit = self.outcome(handlers, attempt, RunStatus::Completed, &body);
         // The outcome stays the last of the events.
@@ -234,14 +195,14 @@ impl Asked<'_> {
         Verdict::commit(unit)
     }
 
-    fn failed(&self, handlers: &Handlers, attempt: Attempt, instance: &LoadedInstance, problem: Problem) -> Verdict {
+    fn failed(&self, handlers: &Handlers, attempt: &Attempt, instance: &LoadedInstance, problem: Problem) -> Verdict {
         let body = EventBody::ActionFailed(self.failure(attempt, problem.clone()));
         let mut unit = self.outcome(handlers, attempt, RunStatus::Failed, &body);
         unit.saw = self.saw(instance);
         Verdict::Commit { unit: Box::new(unit), problem: Some(Box::new(problem)) }
     }
 
-    fn uncertain(&self, handlers: &Handlers, attempt: Attempt) -> Verdict {
+    fn uncertain(&self, handlers: &Handlers, attempt: &Attempt) -> Verdict {
         let detail = "the call was cut off after it may have reached the platform, and the action must not be \
                       repeated; look at the platform, then decide";
         let problem = Problem::new(ProblemKind::OutcomeUncertain, detail);
@@ -250,12 +211,12 @@ impl Asked<'_> {
         Verdict::Commit { unit: Box::new(unit), problem: Some(Box::new(problem)) }
     }
 
-    fn failure(&self, attempt: Attempt, problem: Problem) -> ActionFailed {
+    fn failure(&self, attempt: &Attempt, problem: Problem) -> ActionFailed {
         ActionFailed {
             action: self.action.name().clone(),
             problem,
             initiator: self.initiator.clone(),
-            attempts: attempt.number,
+            attempts: attempt.number(),
         }
     }
 
@@ -267,7 +228,7 @@ impl Asked<'_> {
 
     /// The unit of an outcome: the run and its event. Completed, failed or uncertain, it is the command's one outcome, so
     /// it has one id.
-    fn outcome(&self, handlers: &Handlers, attempt: Attempt, status: RunStatus, body: &EventBody) -> Unit {
+    fn outcome(&self, handlers: &Handlers, attempt: &Attempt, status: RunStatus, body: &EventBody) -> Unit {
         let scope = self.envelope.scope(Some(self.plugin.name()), handlers.now());
         let outcome = self.envelope.last_event(&scope, "outcome", body);
         let run = ActionRun {
@@ -278,16 +239,11 @@ impl Asked<'_> {
             action: self.action.name().clone(),
             effect: self.action.effect().as_str(),
             status,
-            attempts: attempt.number,
+            attempts: attempt.number(),
             event_id: outcome.id,
             initiator: self.initiator(),
+            command: self.command.clone().filter(|_| status == RunStatus::Uncertain),
         };
-        Unit {
-            inbox: self.envelope.inbox(),
-            fence: attempt.fence,
-            run: Some(run),
-            events: vec![outcome],
-            ..Unit::default()
-        }
+        Unit { inbox: self.envelope.inbox(), run: Some(run), events: vec![outcome], ..Unit::default() }
     }
 }

@@ -6,10 +6,14 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::SubsecRound as _;
-use metagov_sdk::contract::{Command, EventBody, Initiator, Name, PlatformEvent, Problem, ProblemKind, Timestamp};
+use metagov_sdk::{
+    Steps,
+    contract::{Command, EventBody, Initiator, Name, PlatformEvent, Problem, ProblemKind, Timestamp},
+};
 use serde_json::Value;
 
 use super::{
+    attempt::Attempt,
     committer::patience,
     envelope::{Envelope, Opened},
     instances::{Instances, NoInstance},
@@ -105,11 +109,13 @@ impl Handlers {
         self.host.environment().clock.now().trunc_subsecs(3)
     }
 
-    /// Leaves early where the very same command was handled before, or its key was used for another one.
-    pub(super) async fn unless_seen(&self, envelope: &Envelope) -> Step<()> {
-        let Some(entry) = envelope.inbox() else { return Ok(()) };
+    /// Leaves early where the very same command was handled before, or its key was used for another one. Says whether
+    /// an attempt at it has begun.
+    pub(super) async fn unless_seen(&self, envelope: &Envelope) -> Step<bool> {
+        let Some(entry) = envelope.inbox() else { return Ok(false) };
         match self.store.seen(&entry.community, &entry.message_id).await? {
-            None | Some(Seen::Running) => Ok(()),
+            None => Ok(false),
+            Some(Seen::Running) => Ok(true),
             Some(Seen::Finished { fingerprint, events }) if fingerprint == entry.fingerprint => {
                 Err(Detour::Verdict(Verdict::Repeat(events)))
             }
@@ -124,7 +130,13 @@ impl Handlers {
             idempotency_key: envelope.idempotency_key(),
             attempt: envelope.attempt,
             may_keep_state: true,
+            steps: Steps::plain(),
         }
+    }
+
+    /// The same for an attempt that may be on record: with its steps, and its number.
+    pub(super) fn request_of(envelope: &Envelope, attempt: &Attempt, initiator: Option<Initiator>) -> Request {
+        Request { attempt: attempt.number(), steps: attempt.steps(), ..Self::request(envelope, initiator) }
     }
 
     /// Up the delay ladder, if attempts are left.

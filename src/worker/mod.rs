@@ -11,6 +11,7 @@
 
 mod action;
 mod answer;
+mod attempt;
 mod committer;
 mod community;
 mod envelope;

@@ -17,6 +17,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
+    attempt::{Attempt, without_run},
     envelope::Envelope,
     guard::guarded,
     handle::{Handlers, Step, platform_events, state_change},
@@ -58,19 +59,31 @@ impl Handlers {
     ) -> Step {
         let plugin = self.registry.find(plugin)?;
         let definition = find_process(plugin, process)?;
+        let attempt = self.begin(envelope, without_run(envelope, plugin.name()), self.deadline).await?;
+        let decided = self.attempt_start(envelope, plugin, definition, body, &attempt).await;
+        self.end(&attempt, decided).await
+    }
+
+    async fn attempt_start(
+        &self,
+        envelope: &Envelope,
+        plugin: &Arc<PluginDefinition>,
+        definition: &ProcessDefinition,
+        body: ProcessStart,
+        attempt: &Attempt,
+    ) -> Step {
         let parameters = definition.check(Value::Object(body.parameters.clone()))?;
-        self.unless_seen(envelope).await?;
         let instance = self.instances.fresh(plugin, &body.community, body.community_platform_id.as_deref()).await?;
         let id = body.process_id.unwrap_or_else(|| envelope.derive("process"));
         if self.store.process(&body.community, id).await?.is_some() {
             let detail = "there is a process with this process_id already; choose another, or leave it out";
             return Err(Problem::new(ProblemKind::Conflict, detail).into());
         }
-        let call = self.host.call(&instance, Self::request(envelope, body.initiator.clone()));
+        let call = self.host.call(&instance, Self::request_of(envelope, attempt, body.initiator.clone()));
         let Finished { result, effects } =
             guarded(definition.start(call, parameters.clone()), self.deadline).await.into_finished();
         let now = self.now();
-        let mut record = new_record(id, plugin.name(), process, &instance, body, parameters, now);
+        let mut record = new_record(id, plugin.name(), definition.name(), &instance, body, parameters, now);
         let problem = result.as_ref().err().map(|error| error.problem().clone());
         let (snapshot, bodies) = match result {
             Ok(StartedProcess { snapshot, url, progress }) => {
@@ -91,7 +104,7 @@ impl Handlers {
                 (snapshot, bodies)
             }
             Err(Error::Rejected(problem)) => return Ok(Verdict::Reject(problem)),
-            Err(Error::Retry { after, problem }) => match self.again(envelope.attempt, after, &problem) {
+            Err(Error::Retry { after, problem }) => match self.again(attempt.number(), after, &problem) {
                 Some(later) => return Ok(later),
                 None => fail_start(&mut record, *problem, now),
             },
@@ -112,7 +125,7 @@ impl Handlers {
         changes.push(Change::InsertProcess(Box::new(Process {
             record,
             plugin: plugin.name().clone(),
-            process: process.clone(),
+            process: definition.name().clone(),
             instance_id: instance.stored.id,
             state: snapshot.state,
             poll_every: snapshot.poll_every,
@@ -132,7 +145,21 @@ impl Handlers {
         body: &ProcessClose,
     ) -> Step {
         find_process(self.registry.find(plugin)?, process)?;
-        self.unless_seen(envelope).await?;
+        // To close again what is closed changes nothing, so only steps have to be on record.
+        let new = without_run(envelope, plugin);
+        let attempt = self.begin_at_first_step(envelope, new, self.deadline).await?;
+        let decided = self.attempt_close(envelope, plugin, process, body, &attempt).await;
+        self.end(&attempt, decided).await
+    }
+
+    async fn attempt_close(
+        &self,
+        envelope: &Envelope,
+        plugin: &Name,
+        process: &Name,
+        body: &ProcessClose,
+        attempt: &Attempt,
+    ) -> Step {
         let found = self.store.process(&body.community, body.process_id).await?;
         let Some(found) = found.filter(|found| found.plugin == *plugin && found.process == *process) else {
             let detail = "no process with this process_id and name is known in this community";
@@ -144,13 +171,14 @@ impl Handlers {
             return Err(Problem::new(ProblemKind::AlreadyCompleted, detail).into());
         }
         let open = self.open(found).await?;
-        let call = self.host.call(&open.instance, Self::request(envelope, open.process.record.initiator.clone()));
+        let request = Self::request_of(envelope, attempt, open.process.record.initiator.clone());
+        let call = self.host.call(&open.instance, request);
         let handling = open.definition()?.close(call, open.process.state.clone());
         let finished = guarded(handling, self.deadline).await.into_finished();
         match &finished.result {
             Err(Error::Rejected(problem)) => return Ok(Verdict::Reject(problem.clone())),
             Err(Error::Retry { after, problem }) => {
-                if let Some(later) = self.again(envelope.attempt, *after, problem) {
+                if let Some(later) = self.again(attempt.number(), *after, problem) {
                     return Ok(later);
                 }
             }

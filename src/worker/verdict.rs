@@ -8,7 +8,12 @@
 //! | `Retry`, none left | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | – | `command.rejected` | – |
 //! | `Failed`, panic, deadline | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | kept in `errors`, `process.updated` | `command.rejected` | logged |
 //! | panic or deadline of an `unsafe` action | `action.uncertain` | | | | | |
+//! | nothing: its worker died | `keyed`: called again; `unsafe`: `action.uncertain`; else as if for the first time | called again | as if for the first time | the next poll comes | as if for the first time | the next tick comes |
+//! | whatever, after another attempt took over | dropped; a copy of the command finds out what the other says | dropped | dropped | | | |
 //! | cannot be read | `command.rejected`; where nobody could recognise that answer, also `metagov.dead` | | | | | |
+//!
+//! Called again means under the same idempotency key and with the finished steps at hand. `action.uncertain` is the last
+//! event of its command: what an operator decides with `metagov uncertain` is kept for people, or is a command of its own.
 //!
 //! Whatever the row, the delivery is acknowledged last, and only after what the row says is confirmed. Up:
 //! [`super::handle`], which decides. Down: [`super::settle`], which carries it out.

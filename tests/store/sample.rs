@@ -64,6 +64,7 @@ pub(crate) fn pure(community: &str, key: &str) -> Unit {
             attempts: 1,
             event_id: event.id,
             initiator: Some(json!({"user_id": "u", "provider": "p"})),
+            command: None,
         }),
         events: vec![event],
         ..Unit::default()

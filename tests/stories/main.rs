@@ -10,4 +10,5 @@ mod bad_input;
 mod communities;
 mod deliveries;
 mod processes;
+mod steps;
 mod webhooks;

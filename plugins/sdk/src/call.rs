@@ -10,7 +10,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    Environment, Error, LoadedConfig, Progress,
+    Environment, Error, LoadedConfig, Progress, Steps,
     contract::{CommunitySlug, Initiator, PlatformEvent, Timestamp},
 };
 
@@ -35,6 +35,8 @@ pub struct Call {
     pub attempt: u32,
     /// Whether the plugin's state may be changed. Actions further narrow it by their effect.
     pub may_keep_state: bool,
+    /// Where the results of finished steps are kept. Pure actions have none.
+    pub steps: Steps,
     /// Time, randomness, HTTP.
     pub environment: Environment,
 }

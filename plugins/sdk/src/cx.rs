@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::{
     Call, Effects, Error, Finished, HttpClient, Plugin, PluginEvent, Result,
     contract::{CommunitySlug, Initiator, PlatformEvent, Timestamp},
+    steps,
 };
 
 /// The context of one call of a handler of plugin `P`.
@@ -34,6 +35,7 @@ pub struct Cx<P: Plugin> {
 struct SoFar {
     generator: Option<ChaCha20Rng>,
     effects: Effects,
+    steps: BTreeSet<String>,
     nothing_to_poll: bool,
 }
 
@@ -86,6 +88,32 @@ impl<P: Plugin> Cx<P> {
     #[must_use]
     pub fn idempotency_key(&self) -> Uuid {
         self.call.idempotency_key
+    }
+
+    /// The idempotency key of one step: the same for every attempt at it, and another for each step of the command. A
+    /// command that calls its platform twice gives each call its own.
+    #[must_use]
+    pub fn step_key(&self, name: &str) -> Uuid {
+        Uuid::new_v5(&self.call.idempotency_key, name.as_bytes())
+    }
+
+    /// Does this part of the handler once, however often the handler is called for the command: an `Ok` is kept before
+    /// this returns, and the next attempt is given it without running `work`. An error is not kept.
+    ///
+    /// Kept in `keyed`, `idempotent` and `unsafe` actions and where a process is started or closed, if the command has
+    /// a `message_id` to keep it with; elsewhere `work` simply runs. The results go when the command is finished.
+    ///
+    /// # Errors
+    /// What `work` answers. [`Error::Failed`] in a `pure` action; for a name that is not `[a-z0-9][a-z0-9-]{0,62}` or
+    /// was used before in this call; and where the result cannot be read back as `T`. Where another worker has taken
+    /// over the command meanwhile, whatever the handler answers is dropped.
+    pub async fn step<T: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        steps::claim(name, &mut self.so_far().steps)?;
+        self.call.steps.run(name, work).await
     }
 
     /// Which attempt this is, from 1.

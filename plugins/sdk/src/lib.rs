@@ -20,6 +20,7 @@ pub mod process;
 pub mod registrar;
 pub mod schema;
 pub mod secret;
+pub mod steps;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod webhook;
@@ -44,6 +45,7 @@ pub use crate::{
     process::{Process, Progress, Started},
     registrar::{Registrar, RegistrationError},
     secret::Secret,
+    steps::{Keeping, MemorySteps, StepKeeper, Steps},
     webhook::Webhook,
 };
 

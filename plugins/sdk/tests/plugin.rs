@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use metagov_sdk::{
-    Call, Clock, Effects, Environment, Manifest, PluginDefinition, RegistrationError, SystemClock,
+    Call, Clock, Effects, Environment, Manifest, PluginDefinition, RegistrationError, Steps, SystemClock,
     contract::{CommunitySlug, Problem, ProblemKind, ProcessStatus},
     prelude::*,
     testing::Tester,
@@ -315,6 +315,7 @@ async fn a_call_with_a_state_of_an_older_version_fails_and_says_so() {
         idempotency_key: Uuid::nil(),
         attempt: 1,
         may_keep_state: true,
+        steps: Steps::plain(),
         environment: Environment::system(),
     };
     let finished = chat.action("count").expect("it is registered").run(call.clone(), json!({})).await;

@@ -9,3 +9,5 @@ pub mod inbox;
 pub mod outbox;
 pub mod plugin_instances;
 pub mod processes;
+pub mod steps;
+pub mod uncertain_runs;

@@ -1,6 +1,7 @@
 //! The stage of the stories: a world with a service in it, a plugin that does as it is told, and a driver's mailbox.
 
 pub(crate) mod mailbox;
+pub(crate) mod poster;
 pub(crate) mod puppet;
 pub(crate) mod world;
 

@@ -141,17 +141,23 @@ fn turn(tag: &str) -> usize {
 }
 
 async fn act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> {
-    let turn = turn(&tag);
+    let answer = follow(&tag, &script).await?;
+    Ok(format!("{answer} {}", cx.idempotency_key()))
+}
+
+/// Does what the script of this tag says for this call.
+pub(crate) async fn follow(tag: &str, script: &[Deed]) -> Result<String> {
+    let turn = turn(tag);
     match script.get(turn).or(script.last()).copied().unwrap_or(Deed::Answer) {
-        Deed::Answer => Ok(format!("{tag} {}", cx.idempotency_key())),
+        Deed::Answer => Ok(tag.to_owned()),
         Deed::Reject => Err(Error::rejected("the puppet refuses")),
         Deed::Retry => Err(Error::retry("the puppet is away")),
         Deed::Fail => Err(Error::failed("the puppet broke")),
         Deed::Panic => panic!("the puppet was told to"),
         Deed::Hang => std::future::pending().await,
         Deed::Wait => {
-            pass_gate(&tag).await;
-            Ok(tag)
+            pass_gate(tag).await;
+            Ok(tag.to_owned())
         }
     }
 }

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use super::{
     mailbox::{Mailbox, Received},
+    poster::Poster,
     puppet::Puppet,
 };
 
@@ -278,6 +279,32 @@ impl World {
         Command::new(&format!("action.puppet.{action}"), &json!({ "community": COMMUNITY, "parameters": parameters }))
     }
 
+    /// An action of the poster, whose two steps follow these scripts.
+    pub(crate) fn post(action: &str, tag: &str, post: &[&str], pin: &[&str]) -> Command {
+        let parameters = json!({ "tag": tag, "post": post, "pin": pin });
+        Command::new(&format!("action.poster.{action}"), &json!({ "community": COMMUNITY, "parameters": parameters }))
+    }
+
+    /// Lets the lease of this command's attempt run out.
+    pub(crate) async fn run_out(&self, command: &Command) {
+        let past = "'2000-01-01 00:00:00+00:00'";
+        self.sql(&format!("UPDATE inbox SET lease_until = {past} WHERE message_id = '{}'", command.id())).await;
+    }
+
+    /// Runs the command line against this world: its exit code, stdout and stderr.
+    pub(crate) async fn metagov(&self, arguments: &[&str]) -> (i32, String, String) {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_metagov"));
+        command
+            .args(arguments)
+            .env("METAGOV__BROKER__URL", required("METAGOV_TEST_AMQP_URL"))
+            .env("METAGOV__BROKER__PREFIX", &self.prefix)
+            .env("METAGOV__DATABASE__URL", &self.url);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it does not panic");
+        let output = output.expect("the program was built");
+        let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+        (output.status.code().expect("it was not killed"), text(output.stdout), text(output.stderr))
+    }
+
     /// The record of a process event.
     pub(crate) fn record(received: &Received) -> ProcessRecord {
         serde_json::from_value(received.event.data.clone()).expect("process events carry the record")
@@ -288,11 +315,27 @@ impl World {
         CommunitySlug::new(COMMUNITY).expect("it is a slug")
     }
 
+    /// Changes something behind the service's back.
+    pub(crate) async fn sql(&self, statement: &str) {
+        let connection = Database::connect(&self.url).await.expect("the database answers");
+        connection.execute_unprepared(statement).await.expect("the statement is correct");
+        connection.close().await.expect("it closes");
+    }
+
     /// How many rows stand in each table that a command may write to.
     pub(crate) async fn rows(&self) -> Vec<i64> {
         let connection = Database::connect(&self.url).await.expect("the database answers");
         let mut counts = Vec::new();
-        for table in ["communities", "plugin_instances", "processes", "action_runs", "inbox", "outbox"] {
+        for table in [
+            "communities",
+            "plugin_instances",
+            "processes",
+            "action_runs",
+            "inbox",
+            "outbox",
+            "steps",
+            "uncertain_runs",
+        ] {
             let sql = format!("SELECT COUNT(*) AS rows FROM {table}");
             let statement = Statement::from_string(connection.get_database_backend(), sql);
             let row = connection.query_one_raw(statement).await.expect("the table is there").expect("one row");
@@ -329,6 +372,7 @@ impl World {
 fn puppets() -> Result<Registry, RegistryError> {
     let registry = Registry::builder()
         .add::<Puppet>()?
+        .add::<Poster>()?
         .add::<metagov_randomness::Randomness>()?
         .add::<metagov_example_plugin::ExamplePlugin>()?;
     Ok(registry.build())

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Declared, check, check_answer, unreadable};
 use crate::{
-    Action, Call, Effect, Error, Handling, Plugin, RegistrationError, Result,
+    Action, Call, Effect, Error, Handling, Plugin, RegistrationError, Result, Steps,
     contract::{Name, Problem, ProblemKind},
     registrar::{answer_schema, object_schema},
     schema::Schema,
@@ -88,6 +88,9 @@ impl ActionDefinition {
     #[must_use]
     pub fn run(&self, mut call: Call, parameters: Value) -> Handling<Value> {
         call.may_keep_state &= self.effect.may_keep_state();
+        if self.effect == Effect::Pure {
+            call.steps = Steps::refused();
+        }
         (self.run)(self.declared.clone(), self.output.clone(), call, parameters)
     }
 }

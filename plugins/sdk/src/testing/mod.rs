@@ -8,6 +8,7 @@ mod process;
 mod world;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     marker::PhantomData,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -24,7 +25,7 @@ pub use self::{
 };
 use crate::{
     Action, Call, Clock as _, Concerns, Egress, Environment, Error, Finished, HttpClient, LoadedConfig, Manifest,
-    Plugin, PluginDefinition, Process, Result, Webhook,
+    MemorySteps, Plugin, PluginDefinition, Process, Result, Steps, Webhook,
     contract::{CommunitySlug, Initiator, PlatformEvent, Problem, ProblemKind, Timestamp, event::derive_uuid},
 };
 
@@ -50,6 +51,9 @@ struct Instance {
     processes: Vec<Record>,
     next_tick: Option<Timestamp>,
     calls: u64,
+    attempt: u32,
+    is_retry: bool,
+    steps: Arc<MemorySteps>,
 }
 
 impl<P: Plugin> Tester<P> {
@@ -77,6 +81,9 @@ impl<P: Plugin> Tester<P> {
             processes: Vec::new(),
             next_tick: definition.tick_every().map(|every| clock.now() + every),
             calls: 0,
+            attempt: 1,
+            is_retry: false,
+            steps: Arc::default(),
         };
         let inner = Inner { definition, clock, environment, instance: Mutex::new(instance) };
         let tester = Self { inner: Arc::new(inner), plugin: PhantomData };
@@ -117,6 +124,22 @@ impl<P: Plugin> Tester<P> {
     #[must_use]
     pub fn events(&self) -> Vec<PlatformEvent> {
         self.instance().events.clone()
+    }
+
+    /// The steps that the last command has finished, with their results.
+    #[must_use]
+    pub fn steps(&self) -> BTreeMap<String, Value> {
+        self.instance().steps.finished()
+    }
+
+    /// Makes the next call another attempt at the last command, as after passing trouble or a crash: the same
+    /// idempotency key, and its finished steps at hand. A crash is a call whose future was dropped before it ended.
+    ///
+    /// `tester.retry().start::<Vote>(…)` starts where the start before it stopped.
+    #[must_use]
+    pub fn retry(&self) -> &Self {
+        self.instance().is_retry = true;
+        self
     }
 
     /// Changes the config; state and processes stay.
@@ -265,7 +288,13 @@ impl<P: Plugin> Tester<P> {
     /// A call as the worker would make it.
     fn call(&self) -> Call {
         let mut instance = self.instance();
-        instance.calls += 1;
+        if std::mem::take(&mut instance.is_retry) {
+            instance.attempt += 1;
+        } else {
+            instance.calls += 1;
+            instance.attempt = 1;
+            instance.steps = Arc::default();
+        }
         let count = instance.calls.to_string();
         Call {
             community: CommunitySlug::new("test").expect("it is a slug"),
@@ -275,8 +304,9 @@ impl<P: Plugin> Tester<P> {
             state: instance.state.clone(),
             initiator: instance.initiator.clone(),
             idempotency_key: derive_uuid(&["tester", P::NAME, &count]),
-            attempt: 1,
+            attempt: instance.attempt,
             may_keep_state: true,
+            steps: Steps::kept(instance.steps.clone()),
             environment: self.inner.environment.clone(),
         }
     }

@@ -1,0 +1,247 @@
+//! Attempts: whose writes count, how often a command was tried, and what of it is finished.
+//!
+//! Where a platform is touched, an attempt is on record *before* anything else is looked at, so that whatever happens
+//! to community or config, what may have been done is not forgotten. What may simply be repeated is put on record only
+//! at its first step. A worker that lost its attempt keeps no step, and its outcome is dropped. Up:
+//! [`super::action`] and [`super::process`]. Down: the fence of [`Store::begin_attempt`](crate::store::Store), and the
+//! plugin's steps.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use metagov_sdk::{Error, Keeping, StepKeeper, Steps, contract::Name};
+use serde_json::Value;
+use tokio::{sync::OnceCell, time::sleep};
+
+use super::{
+    committer::patience,
+    envelope::Envelope,
+    handle::{Detour, Handlers, Step, conflict},
+    verdict::Verdict,
+};
+use crate::store::{Begun, InboxEntry, Keep, KeptStep, NewAttempt};
+
+/// Added to a handler's deadline before an attempt counts as dead: the commit takes time too.
+const LEASE_MARGIN: Duration = Duration::from_secs(15);
+
+/// One attempt at a command.
+#[derive(Clone)]
+pub(super) struct Attempt {
+    /// Which attempt it is, as far as the command itself says.
+    told: u32,
+    /// `None` where there is nothing to recognise the command by, or nothing worth it.
+    record: Option<Arc<Record>>,
+}
+
+/// The attempt's place in the database.
+struct Record {
+    handlers: Handlers,
+    entry: InboxEntry,
+    new: NewAttempt,
+    lease: Duration,
+    held: OnceCell<Held>,
+    /// Why the attempt is not ours after all.
+    lost: Mutex<Option<Detour>>,
+}
+
+#[derive(Clone, Copy)]
+struct Held {
+    fence: i64,
+    number: u32,
+    died: bool,
+}
+
+impl Handlers {
+    /// Begins an attempt, unless the command is finished or somebody else is at it.
+    pub(super) async fn begin(&self, envelope: &Envelope, new: NewAttempt, deadline: Duration) -> Step<Attempt> {
+        let attempt = self.attempt_of(envelope, new, deadline);
+        if let Some(record) = &attempt.record {
+            record.held.get_or_try_init(|| record.begin()).await?;
+        }
+        Ok(attempt)
+    }
+
+    /// An attempt that begins at its first step, for what may simply be repeated; at once where one has begun before.
+    pub(super) async fn begin_at_first_step(
+        &self,
+        envelope: &Envelope,
+        new: NewAttempt,
+        deadline: Duration,
+    ) -> Step<Attempt> {
+        if self.unless_seen(envelope).await? {
+            return self.begin(envelope, new, deadline).await;
+        }
+        Ok(self.attempt_of(envelope, new, deadline))
+    }
+
+    fn attempt_of(&self, envelope: &Envelope, new: NewAttempt, deadline: Duration) -> Attempt {
+        let record = envelope.inbox().map(|entry| {
+            Arc::new(Record {
+                handlers: self.clone(),
+                entry,
+                new,
+                lease: deadline + LEASE_MARGIN,
+                held: OnceCell::new(),
+                lost: Mutex::default(),
+            })
+        });
+        Attempt { told: envelope.attempt, record }
+    }
+
+    /// Ends an attempt with what was decided: a commit carries its fence, refused leaves nothing behind, a retry may
+    /// begin at once. Where the attempt was lost meanwhile, whatever was decided is dropped.
+    pub(super) async fn end(&self, attempt: &Attempt, decided: Step) -> Step {
+        let Some(record) = &attempt.record else { return decided };
+        if let Some(detour) = record.lost().take() {
+            return Err(detour);
+        }
+        let Some(Held { fence, .. }) = record.held.get().copied() else { return decided };
+        let mut verdict = match decided {
+            Ok(verdict) | Err(Detour::Verdict(verdict)) => verdict,
+            Err(Detour::Store(error)) => {
+                // Nothing was called, or it may be called again; the next run must not take this one for dead.
+                self.release(&record.entry, fence, Keep::ForRetry).await?;
+                return Err(error.into());
+            }
+        };
+        match &mut verdict {
+            Verdict::Commit { unit, .. } => unit.fence = Some(fence),
+            Verdict::Reject(_) | Verdict::Done => self.release(&record.entry, fence, Keep::Nothing).await?,
+            Verdict::Later { .. } => self.release(&record.entry, fence, Keep::ForRetry).await?,
+            Verdict::Repeat(_) => {}
+        }
+        Ok(verdict)
+    }
+}
+
+impl Attempt {
+    /// An attempt that is on no record: nothing happens outside that could happen twice.
+    pub(super) fn off_record(envelope: &Envelope) -> Self {
+        Self { told: envelope.attempt, record: None }
+    }
+
+    /// Which attempt this is, from 1; those whose worker died count.
+    pub(super) fn number(&self) -> u32 {
+        self.held().map_or(self.told, |held| held.number.max(self.told))
+    }
+
+    /// Whether it has begun, so that others can see it.
+    pub(super) fn has_begun(&self) -> bool {
+        self.held().is_some()
+    }
+
+    /// Whether the attempt before this one died or hung in the middle, so that it may have acted.
+    pub(super) fn is_after_a_death(&self) -> bool {
+        self.held().is_some_and(|held| held.died)
+    }
+
+    /// Where the plugin keeps its finished steps.
+    pub(super) fn steps(&self) -> Steps {
+        self.record.clone().map_or_else(Steps::plain, |record| Steps::kept(record))
+    }
+
+    fn held(&self) -> Option<Held> {
+        self.record.as_ref().and_then(|record| record.held.get().copied())
+    }
+}
+
+impl Record {
+    async fn begin(&self) -> Step<Held> {
+        match self.handlers.store.begin_attempt(&self.entry, &self.new, self.lease).await? {
+            Begun::Fresh { fence } => Ok(Held { fence, number: 1, died: false }),
+            Begun::Again { fence, attempts, died } => Ok(Held { fence, number: attempts, died }),
+            Begun::Running { until } => {
+                let wait = (until - self.handlers.now()).to_std().unwrap_or_default();
+                let after = wait.clamp(Duration::from_secs(1), Duration::from_secs(5));
+                Err(Detour::Verdict(Verdict::Later { after, problem: None }))
+            }
+            Begun::Finished(events) => Err(Detour::Verdict(Verdict::Repeat(events))),
+            Begun::Conflict => Err(conflict().into()),
+        }
+    }
+
+    /// The fence of the attempt, which begins now if it has not begun.
+    async fn fence(&self) -> Result<i64, Error> {
+        let begin = || async {
+            let mut delays = patience();
+            loop {
+                match self.begin().await {
+                    Err(Detour::Store(error)) if error.is_passing() => wait(&mut delays).await,
+                    begun => return begun,
+                }
+            }
+        };
+        self.held.get_or_try_init(begin).await.map(|held| held.fence).map_err(|detour| self.lose(detour))
+    }
+
+    /// Notes that the attempt is not ours any more. The handler is told, and whatever it makes of that does not count.
+    fn lose(&self, detour: Detour) -> Error {
+        self.lost().get_or_insert(detour);
+        Error::failed("the attempt ends here: the command is in other hands, or its steps cannot be kept")
+    }
+
+    /// Whoever took over has the word; a copy of the command finds out what they say.
+    fn lose_to_another(&self) -> Error {
+        tracing::info!("another attempt took over while a step ran; its result is dropped");
+        self.lose(Detour::Verdict(Verdict::Later { after: Duration::from_secs(1), problem: None }))
+    }
+
+    fn lost(&self) -> std::sync::MutexGuard<'_, Option<Detour>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn load(&self, name: &str) -> Result<Option<Value>, Error> {
+        let fence = self.fence().await?;
+        let mut delays = patience();
+        loop {
+            match self.handlers.store.step(&self.entry, fence, name).await {
+                Ok(KeptStep::Finished(result)) => return Ok(Some(result)),
+                Ok(KeptStep::Unfinished) => return Ok(None),
+                Ok(KeptStep::LostFence) => return Err(self.lose_to_another()),
+                Err(error) if error.is_passing() => wait(&mut delays).await,
+                Err(error) => return Err(self.lose(error.into())),
+            }
+        }
+    }
+
+    async fn save(&self, name: &str, result: &Value) -> Result<(), Error> {
+        let fence = self.fence().await?;
+        let mut delays = patience();
+        loop {
+            match self.handlers.store.save_step(&self.entry, fence, name, result).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(self.lose_to_another()),
+                Err(error) if error.is_passing() => wait(&mut delays).await,
+                Err(error) => return Err(self.lose(error.into())),
+            }
+        }
+    }
+}
+
+/// The database is only away; the handler's deadline is what ends the waiting.
+async fn wait(delays: &mut impl Iterator<Item = Duration>) {
+    sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
+}
+
+impl StepKeeper for Record {
+    fn load<'a>(&'a self, name: &'a str) -> Keeping<'a, Option<Value>> {
+        Box::pin(self.load(name))
+    }
+
+    fn save<'a>(&'a self, name: &'a str, result: Value) -> Keeping<'a, ()> {
+        Box::pin(async move { self.save(name, &result).await })
+    }
+}
+
+/// What is written down of an attempt that leaves no run: the start and the close of a process.
+pub(super) fn without_run(envelope: &Envelope, plugin: &Name) -> NewAttempt {
+    NewAttempt {
+        run_id: envelope.derive("attempt"),
+        plugin: plugin.clone(),
+        action: None,
+        effect: "keyed",
+        initiator: None,
+    }
+}
