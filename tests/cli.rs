@@ -71,6 +71,9 @@ impl Ran {
     }
 }
 
+/// An id that nothing has.
+const UNKNOWN: &str = "00000000-0000-0000-0000-000000000000";
+
 #[test]
 fn wrong_usage_is_exit_code_2() {
     let shell = Shell::new();
@@ -87,6 +90,9 @@ fn wrong_usage_is_exit_code_2() {
         (&["process", "get", "no-uuid", "-c", "demo"], "invalid value"),
         (&["process", "list", "-c", "demo", "--status", "odd"], "must be created, pending, completed or failed"),
         (&["dead", "retry"], "required"),
+        (&["uncertain", "mark-done", "no-uuid"], "invalid value"),
+        (&["uncertain", "list", "--since", "60"], "with a unit"),
+        (&["uncertain", "mark-done", UNKNOWN, "--output", "{"], "must be JSON"),
     ];
     for (arguments, words) in cases {
         shell.run(arguments).assert_refused(2, words);

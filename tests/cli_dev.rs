@@ -243,6 +243,20 @@ fn what_cannot_be_found_among_the_dead_letters_is_exit_code_3() {
 }
 
 #[test]
+fn where_nothing_is_uncertain_there_is_nothing_to_decide() {
+    let dev = Dev::start();
+    let listed = dev.run("uncertain list");
+    assert_eq!((listed.code, listed.stdout.as_str()), (0, ""));
+    assert!(listed.stderr.contains("there are no uncertain runs"), "{}", listed.stderr);
+    for what in ["show", "mark-done", "run-again"] {
+        let ran = dev.run(&format!("uncertain {what} 00000000-0000-0000-0000-000000000000 --json"));
+        assert_eq!(ran.code, 3, "{what}: {}", ran.stderr);
+        let object: Value = serde_json::from_str(&ran.stdout).expect("one JSON object");
+        assert_eq!(object["error"]["exit_code"], 3);
+    }
+}
+
+#[test]
 fn what_was_applied_to_the_broker_is_one_object() {
     let dev = Dev::start();
     let topology = dev.json("topology apply");

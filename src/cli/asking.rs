@@ -28,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct Ask {
     pub(super) command: Command,
     pub(super) message_id: MessageId,
+    /// What its driver recognises the outcome by, besides.
+    pub(super) correlation_id: Option<String>,
 }
 
 impl Ask {
@@ -37,7 +39,7 @@ impl Ask {
     /// Never: a UUID is a message id.
     pub(super) fn new(command: Command, message_id: Option<MessageId>) -> Self {
         let fresh = || MessageId::new(&uuid::Uuid::now_v7().to_string()).expect("a UUID is a message id");
-        Self { command, message_id: message_id.unwrap_or_else(fresh) }
+        Self { command, message_id: message_id.unwrap_or_else(fresh), correlation_id: None }
     }
 
     /// Publishes it and returns once the broker has it.
@@ -48,6 +50,7 @@ impl Ask {
             properties: Properties {
                 content_type: Some("application/json".to_owned()),
                 message_id: Some(self.message_id.to_string()),
+                correlation_id: self.correlation_id.clone(),
                 timestamp: u64::try_from(chrono::Utc::now().timestamp()).ok(),
                 ..Properties::default()
             },

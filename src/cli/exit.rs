@@ -16,7 +16,7 @@ Exit codes:
    0  done; with --wait: the outcome is a success
    1  the outcome is a failure or a rejection, or something else went wrong
    2  the command line is not usable
-   3  there is no such community, plugin, action, process or dead letter
+   3  there is no such community, plugin, action, process, run or dead letter
    4  no outcome in time; it may still come
    5  no service can be reached: neither broker, nor database, nor a running `metagov dev`
   78  the settings are not usable";

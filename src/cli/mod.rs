@@ -23,6 +23,7 @@ mod roles;
 mod schemas;
 mod settings;
 mod topology;
+mod uncertain;
 
 use std::{env, path::PathBuf, process::ExitCode};
 
@@ -82,6 +83,9 @@ enum Command {
     /// Outcomes, and what happens on platforms
     #[command(subcommand)]
     Events(events::Events),
+    /// Actions that may have happened, for a person to decide on
+    #[command(subcommand)]
+    Uncertain(uncertain::Uncertain),
     /// Messages that could not be handled
     #[command(subcommand)]
     Dead(dead::Dead),
@@ -150,6 +154,7 @@ async fn answer(command: Command, out: Output, loaded: Loaded) -> anyhow::Result
         Command::Action(action) => action.run(out, config).await,
         Command::Process(process) => process.run(out, config).await,
         Command::Events(events) => events.run(out, config).await,
+        Command::Uncertain(uncertain) => uncertain.run(out, config).await,
         Command::Dead(dead) => dead.run(out, config).await,
         Command::Config(settings) => settings.run(out, &loaded),
         Command::Asyncapi => asyncapi::run(out, config),

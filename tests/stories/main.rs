@@ -11,4 +11,5 @@ mod communities;
 mod deliveries;
 mod processes;
 mod steps;
+mod uncertain;
 mod webhooks;
