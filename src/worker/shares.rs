@@ -31,7 +31,7 @@ pub(super) const LATELY: Duration = Duration::from_secs(10);
 /// How long the first of a lane waits in a full window before the lane is taken for slow, where others are about.
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 /// The same where nobody else is.
-pub(super) const PATIENCE_ALONE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE_ALONE: Duration = Duration::from_secs(5);
 
 /// Whose turn it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

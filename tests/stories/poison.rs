@@ -4,6 +4,14 @@ use serde_json::json;
 
 use crate::support::{Command, World, puppet, story, until, world::COMMUNITY};
 
+/// The puppet with its one event told, so that no worker dies between storing and publishing it; and nothing runs.
+async fn quiet_puppet(world: &mut World) {
+    world.with_puppet().await;
+    let announced = |r: &Received| r.event.event_type.contains(".platform.");
+    world.mail.wait_for(1, "the first tick", announced).await;
+    world.stop().await;
+}
+
 /// Begins `commands` with a worker that is killed once all of them are in hand; `calls` counts them in their turn.
 async fn die_with_them_in_hand(world: &World, tag: &str, calls: usize) {
     let worker = world.start_mortal().await;
@@ -13,8 +21,7 @@ async fn die_with_them_in_hand(world: &World, tag: &str, calls: usize) {
 
 story! {
     async fn a_command_that_kills_three_workers_is_set_aside_and_its_neighbours_are_not(world: World) {
-        world.with_puppet().await;
-        world.stop().await;
+        quiet_puppet(world).await;
         let (poisonous, innocent) = (format!("poison {}", world.prefix), format!("innocent {}", world.prefix));
         let poison = World::act("long-act", &poisonous, &["wait"]);
         let neighbours: Vec<_> = (0..5).map(|_| World::act("long-act", &innocent, &["wait"])).collect();
@@ -52,8 +59,7 @@ story! {
     }
 
     async fn a_start_that_kills_three_workers_fails_as_a_process(world: World) {
-        world.with_puppet().await;
-        world.stop().await;
+        quiet_puppet(world).await;
         let tag = format!("poisonous start {}", world.prefix);
         let parameters = json!({ "quorum": 1, "start": "wait", "tag": tag });
         let poison =
@@ -71,8 +77,7 @@ story! {
     }
 
     async fn a_lost_connection_is_no_death(world: World) {
-        world.with_puppet().await;
-        world.stop().await;
+        quiet_puppet(world).await;
         let tag = format!("disconnected {}", world.prefix);
         let command = World::act("long-act", &tag, &["wait"]);
         world.send(&command).await;
