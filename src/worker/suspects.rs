@@ -126,7 +126,7 @@ impl Suspects {
     pub(super) async fn watch(&self, run: &Run, receipt: &Receipt) {
         receipt.turns_stale().await;
         self.insist("taken back", || self.store.end_suspect(run.id)).await;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// This handling is over, without an outcome.

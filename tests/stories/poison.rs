@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Command, World, puppet, story, until, world::COMMUNITY};
+use crate::support::{Command, Received, World, puppet, story, until, world::COMMUNITY};
 
 /// The puppet with its one event told, so that no worker dies between storing and publishing it; and nothing runs.
 async fn quiet_puppet(world: &mut World) {
