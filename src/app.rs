@@ -3,7 +3,7 @@
 //! Each role is a function that runs until it is told to stop and then finishes what it has begun. Up: `src/cli`, which
 //! has read the config. Down: `src/worker` and `src/scheduler`.
 
-use std::{collections::BTreeSet, io::ErrorKind, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use metagov_sdk::{Environment, contract::Name};

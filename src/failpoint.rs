@@ -27,9 +27,9 @@ macro_rules! failpoint {
 }
 pub(crate) use failpoint;
 
-/// Told when a task stands still.
+/// Told when a place was not simply passed.
 #[cfg(feature = "failpoints")]
-pub static HALTED: tokio::sync::Notify = tokio::sync::Notify::const_new();
+pub static MET: tokio::sync::Notify = tokio::sync::Notify::const_new();
 
 /// Arms the places that `FAILPOINTS` names, until what it returns is dropped.
 #[cfg(feature = "failpoints")]
@@ -42,8 +42,10 @@ pub fn arm() -> fail::FailScenario<'static> {
 #[cfg(feature = "failpoints")]
 pub(crate) async fn pass(place: &str) -> Option<String> {
     let text = action_at(place);
+    if text.is_some() {
+        MET.notify_one();
+    }
     if text.as_deref() == Some("halt") {
-        HALTED.notify_one();
         std::future::pending::<()>().await;
     }
     text

@@ -72,6 +72,7 @@ pub(super) struct Replay {
 struct Tally {
     replayed: u64,
     unrouted: u64,
+    refused: u64,
     /// Those that were asked for by id and have been seen.
     seen: BTreeSet<Uuid>,
 }
@@ -99,8 +100,11 @@ impl Replay {
         }
         if let Some(bus) = bus {
             bus.close().await;
-            let summary = json!({ "replayed": tally.replayed, "unrouted": tally.unrouted });
-            out.data(&summary, || format!("replayed: {}, without a queue: {}", tally.replayed, tally.unrouted))?;
+            let summary = json!({ "replayed": tally.replayed, "unrouted": tally.unrouted, "refused": tally.refused });
+            out.data(&summary, || {
+                let Tally { replayed, unrouted, refused, .. } = &tally;
+                format!("replayed: {replayed}, without a queue: {unrouted}, refused: {refused}")
+            })?;
         }
         self.conclude(&store, &tally, place.is_some()).await
     }
@@ -115,7 +119,7 @@ impl Replay {
             let detail = format!("there is no community '{}', and no event of one", self.community);
             return Err(Problem::new(ProblemKind::UnknownCommunity, detail).into());
         }
-        Ok(match (missing.is_empty(), tally.unrouted) {
+        Ok(match (missing.is_empty(), tally.unrouted + tally.refused) {
             (false, _) => Exit::NotFound,
             (true, 0) => Exit::Success,
             (true, _) => Exit::Failure,
@@ -171,6 +175,11 @@ async fn publish(
             Published::Unrouted => {
                 tally.unrouted += 1;
                 complain(&format!("no queue wants {} {}", past.event.id, printable(&past.event.routing_key)));
+            }
+            Published::Refused(refusal) => {
+                tally.refused += 1;
+                let (id, why) = (past.event.id, refusal.as_str());
+                complain(&format!("the broker refuses {id} {} as {why}", printable(&past.event.routing_key)));
             }
             Published::Routed => {
                 tally.replayed += 1;

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use metagov_sdk::{
-    Error, Finished, Handling,
+    Effects, Error, Finished, Handling,
     contract::{Problem, ProblemKind},
 };
 use tokio::{
