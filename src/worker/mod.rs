@@ -56,7 +56,6 @@ use crate::{
     host::Host,
     registry::Registry,
     store::Store,
-    telemetry::measures,
 };
 
 /// A worker, ready to run.

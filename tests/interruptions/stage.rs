@@ -16,7 +16,8 @@ use metagov::{
     host::Host,
     registry::Registry,
     store::{self, Store},
-    worker::{Parts, Worker},
+    vault::Vault,
+    worker::{Parts, Tenancy, Worker},
 };
 use metagov_sdk::{
     Environment,
@@ -162,7 +163,7 @@ impl Stage {
         // Memory, where the machine has it as a file system: nothing here is to survive it.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
         let template = directory.path().join("template.db");
-        let host = Host::new(Environment::system());
+        let host = Host::new(Environment::system(), Vault::new(&[]));
         let settings = defaults.config.worker;
         let stage = Self { bus, registry: Arc::new(registry), host, settings, directory, template };
         let apply = json!({ "slug": "acme", "plugins": [{ "name": "puppet", "config": {} }] });
@@ -250,7 +251,13 @@ impl Stage {
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let plugins: Vec<Name> = self.registry.names().cloned().collect();
         let registry = Arc::clone(&self.registry);
-        let parts = Parts { registry, host: self.host.clone(), bus: run.bus.clone(), store };
+        let parts = Parts {
+            registry,
+            host: self.host.clone(),
+            bus: run.bus.clone(),
+            store,
+            tenancy: Tenancy::default(),
+        };
         let worker = Worker::new(parts, &self.settings, "stage", &plugins, abort);
         let mut working = tokio::spawn(worker.run(stop.clone()));
         let deadline = Instant::now() + PATIENCE;
