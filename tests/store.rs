@@ -21,3 +21,5 @@ mod outbox;
 mod processes;
 #[path = "store/sample.rs"]
 mod sample;
+#[path = "store/strain.rs"]
+mod strain;
