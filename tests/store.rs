@@ -27,3 +27,5 @@ mod steps;
 mod suspects;
 #[path = "store/uncertain.rs"]
 mod uncertain;
+#[path = "store/strain.rs"]
+mod strain;
