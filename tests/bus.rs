@@ -1,5 +1,6 @@
 //! Stories about the bus, told on a real RabbitMQ, in memory, and over the socket of `metagov dev`.
 
+#[expect(dead_code, reason = "the fault rig uses the rest")]
 #[path = "bus/proxy.rs"]
 mod proxy;
 #[path = "bus/rabbitmq.rs"]

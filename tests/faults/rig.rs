@@ -158,8 +158,12 @@ impl Rig {
     }
 
     /// What every scenario finds: servers that run, lots that follow from the seed and its id, a directory for its logs.
-    pub(crate) async fn prepare(&mut self, seed: u64, id: &str) {
+    pub(crate) async fn prepare(&mut self, seed: u64, id: &str, unharmed: bool) {
         self.broker.repair().await;
+        if !unharmed {
+            // A scenario that ended early may have left an alarm or another setting.
+            self.broker.restart().await;
+        }
         self.database.repair().await;
         let number = id.bytes().fold(seed, |number, byte| number.wrapping_mul(31).wrapping_add(byte.into()));
         self.random = ChaCha8Rng::seed_from_u64(number);
