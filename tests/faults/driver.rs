@@ -13,14 +13,14 @@ use futures::StreamExt;
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     options::{
-        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-        QueueBindOptions, QueueDeclareOptions,
+        BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
+        ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
     },
     types::{AMQPValue, FieldTable},
 };
 use serde_json::Value;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, mpsc},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -119,49 +119,68 @@ impl Driver {
 
     /// Sends each command until it is confirmed.
     pub(crate) async fn send(&self, commands: &[Command]) {
-        let mut open: Vec<&Command> = commands.iter().collect();
         let mut channel = None;
-        while !open.is_empty() {
-            let window = open.len().min(WINDOW);
-            let confirmed = self.send_window(&mut channel, &open[..window]).await;
-            let mut fates = confirmed.into_iter();
-            let all = open.len();
-            open.retain(|_| !fates.next().unwrap_or(false));
-            if open.len() == all {
-                channel = None;
-                pause().await;
+        for part in commands.chunks(WINDOW) {
+            let mut open = part.to_vec();
+            while !open.is_empty() {
+                self.send_over(&mut channel, &mut open).await;
             }
         }
     }
 
-    /// The same, at most so many in a second. Returns when the last one is confirmed.
+    /// The same, so many in a second: what the broker makes wait counts as sent when its turn came, and does not slow the
+    /// rhythm down.
     pub(crate) async fn send_at(&self, per_second: u32, commands: &[Command]) {
         const TICKS: u32 = 50;
         let mut ticks = interval(Duration::from_secs(1) / TICKS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let share = usize::try_from((per_second / TICKS).max(1)).expect("it is small");
+        let (due, mut waiting) = mpsc::unbounded_channel::<Command>();
+        let driver = self.clone();
+        let sending = AbortOnDropHandle::new(tokio::spawn(async move {
+            let (mut channel, mut open) = (None, Vec::new());
+            while !open.is_empty() || waiting.recv_many(&mut open, WINDOW).await > 0 {
+                driver.send_over(&mut channel, &mut open).await;
+            }
+        }));
         for part in commands.chunks(share) {
             ticks.tick().await;
-            let (driver, part) = (self.clone(), part.to_vec());
-            // What the broker makes wait must not slow the rhythm down.
-            tokio::spawn(async move { driver.send(&part).await });
+            self.note_sent(part.iter());
+            for command in part {
+                due.send(command.clone()).expect("the sender lives");
+            }
         }
-        let acknowledged = |book: &Book| commands.iter().all(|command| book.entries[&command.id].acknowledged);
-        while !(commands.iter().all(|command| self.book().entries.contains_key(&command.id))
-            && acknowledged(&self.book()))
-        {
+        drop(due);
+        sending.await.expect("the sender does not panic");
+    }
+
+    fn note_sent<'a>(&self, commands: impl Iterator<Item = &'a Command>) {
+        let mut book = self.book();
+        for command in commands {
+            let fresh =
+                Entry { sent: Instant::now(), tries: 0, acknowledged: false, answered: None, finals: Vec::new() };
+            book.entries.entry(command.id.clone()).or_insert(fresh);
+        }
+    }
+
+    /// Sends what is open and keeps what was not confirmed.
+    async fn send_over(&self, channel: &mut Option<(Connection, Channel)>, open: &mut Vec<Command>) {
+        let window = open.len().min(WINDOW);
+        let confirmed = self.send_window(channel, &open[..window]).await;
+        let (mut fates, all) = (confirmed.into_iter(), open.len());
+        open.retain(|_| !fates.next().unwrap_or(false));
+        if open.len() == all {
+            *channel = None;
             pause().await;
         }
     }
 
     /// Sends these and says which were confirmed.
-    async fn send_window(&self, channel: &mut Option<(Connection, Channel)>, commands: &[&Command]) -> Vec<bool> {
-        {
-            let mut book = self.book();
-            for command in commands {
-                let fresh =
-                    Entry { sent: Instant::now(), tries: 0, acknowledged: false, answered: None, finals: Vec::new() };
-                book.entries.entry(command.id.clone()).or_insert(fresh).tries += 1;
+    async fn send_window(&self, channel: &mut Option<(Connection, Channel)>, commands: &[Command]) -> Vec<bool> {
+        self.note_sent(commands.iter());
+        for command in commands {
+            if let Some(entry) = self.book().entries.get_mut(&command.id) {
+                entry.tries += 1;
             }
         }
         let sending = async {
@@ -218,6 +237,27 @@ impl Driver {
             let _ = timeout(Duration::from_millis(500), news).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Takes every message of a queue and gives it back, until none comes any more. How many were given back.
+    ///
+    /// # Panics
+    /// Where the broker does not answer.
+    pub(crate) async fn give_back_all(&self, queue: &str) -> usize {
+        let (_connection, channel) = self.line.channel().await.expect("the broker answers");
+        channel.basic_qos(100, BasicQosOptions::default()).await.expect("it is a number");
+        let options = BasicConsumeOptions::default();
+        let mut deliveries = channel
+            .basic_consume(queue.into(), "".into(), options, FieldTable::default())
+            .await
+            .expect("the queue is there");
+        let mut returns = 0;
+        while let Ok(Some(delivery)) = timeout(Duration::from_secs(5), deliveries.next()).await {
+            let give_back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+            delivery.expect("the channel stands").nack(give_back).await.expect("the channel stands");
+            returns += 1;
+        }
+        returns
     }
 
     /// How long each answered command waited for its first final event, in order of length.

@@ -94,6 +94,15 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T06" Full crashes::t06: "workers restarted in turn under load";
     "T07" Full crashes::t07: "metagov dev with SQLite killed during writes";
     "T08" Ci broker::t08: "RabbitMQ stopped and started";
+    "T09" Full broker::t09: "RabbitMQ away for long";
+    "T10" Full broker::t10: "RabbitMQ frozen";
+    "T11" Full broker::t11: "half-open link to RabbitMQ";
+    "T12" Ci broker::t12: "memory alarm of RabbitMQ";
+    "T13" Full broker::t13: "disk alarm of RabbitMQ";
+    "T14" Full broker::t14: "queue deleted under its consumers";
+    "T15" Ci broker::t15: "channel closed for a late acknowledgement";
+    "T17" Ci broker::t17: "connection cut between publication and confirm";
+    "T18" Full broker::t18: "queue of dead letters missing";
     "T19" Ci database::t19: "PostgreSQL ended as in a crash and started again";
     "T20" Full database::t20: "sessions of PostgreSQL thrown out";
 };

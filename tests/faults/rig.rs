@@ -396,8 +396,8 @@ async fn migrate(url: &str) {
     store.migrate().await.expect("the schema can be made");
 }
 
-/// What workers declare at their start, so that the driver need not wait for the first of them.
-async fn declare(url: &str, prefix: &str) {
+/// What workers declare at their start, so that the driver need not wait for the first of them; `topology apply`.
+pub(crate) async fn declare(url: &str, prefix: &str) {
     let settings = bus::Settings {
         url: SecretString::from(url),
         prefix: prefix.to_owned(),
