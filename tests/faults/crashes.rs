@@ -186,7 +186,7 @@ pub(crate) async fn t06(rig: &mut Rig, size: Size) -> Row {
 pub(crate) async fn t07(rig: &mut Rig, size: Size) -> Row {
     const PART: usize = 40;
     const WHOLE: &str = "SELECT COUNT(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'";
-    let kills = size.of(500, 5);
+    let kills = size.of(500, 20);
     let mut service = rig.service(Setup { workers: 0, devs: 1, sqlite: true, ..Setup::default() }).await;
     let (mut commands, mut whole, mut forgotten) = (Vec::new(), 0, 0);
     for _ in 0..kills {

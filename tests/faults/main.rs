@@ -15,6 +15,7 @@ mod proxy;
 mod puppet;
 mod rig;
 mod servers;
+mod steps;
 mod table;
 mod workers;
 
@@ -90,9 +91,11 @@ macro_rules! scenarios {
 const SCENARIOS: &[Scenario] = scenarios! {
     "T01" Ci crashes::t01: "one of 4 workers killed every 2 s, keyed action";
     "T02" Ci crashes::t02: "one of 4 workers killed every 2 s, unsafe action";
+    "T03" Ci steps::t03: "abort at each step of a command";
+    "T04" Full steps::t04: "abort between publication and mark";
     "T05" Full crashes::t05: "SIGTERM, once and twice, with handlers at work";
     "T06" Full crashes::t06: "workers restarted in turn under load";
-    "T07" Full crashes::t07: "metagov dev with SQLite killed during writes";
+    "T07" Ci crashes::t07: "metagov dev with SQLite killed during writes";
     "T08" Ci broker::t08: "RabbitMQ stopped and started";
     "T09" Full broker::t09: "RabbitMQ away for long";
     "T10" Full broker::t10: "RabbitMQ frozen";
@@ -177,7 +180,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         };
         eprintln!("{}\n({:.0?})", table::markdown(std::slice::from_ref(&row)), began.elapsed());
         if !row.passed() {
-            let again = if arguments.full { "tests/run --faults" } else { "cargo test --locked --test faults" };
+            let again = if arguments.full {
+                "tests/run --faults"
+            } else {
+                "cargo test --locked --features failpoints --test faults"
+            };
             eprintln!(
                 "{} FAILED: {}\n{}\nreplay: {again} -- --only {} --seed {seed}",
                 row.id,

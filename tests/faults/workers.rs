@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -47,6 +48,7 @@ impl Role {
 
     /// Is this role until a signal ends it.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let _armed = metagov::failpoint::arm();
         let config = Config::load(&Sources::of_process(None, Vec::new()))?.config;
         telemetry::start(config.log.format, telemetry::parse_filter(&config.log.filter)?)?;
         let shutdown = Shutdown::new();
@@ -112,6 +114,7 @@ impl Process {
         let until = Instant::now() + patience;
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
+                self.ended = true;
                 return Some(status);
             }
             if Instant::now() > until {
@@ -126,9 +129,20 @@ impl Process {
         !self.ended && !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// What it has logged so far.
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+    /// How many bytes it has logged so far.
+    pub(crate) fn log_length(&self) -> u64 {
+        fs::metadata(&self.log).map_or(0, |log| log.len())
+    }
+
+    /// What it has logged from this byte on.
+    pub(crate) fn log_from(&self, from: u64) -> String {
+        let mut text = Vec::new();
+        let read = File::open(&self.log).and_then(|mut log| {
+            log.seek(SeekFrom::Start(from))?;
+            log.read_to_end(&mut text)
+        });
+        read.expect("its log is there");
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// Waits until it has logged this; `None` where that takes longer, else how long it took.
@@ -136,18 +150,26 @@ impl Process {
         self.logs_after(0, text, patience).await
     }
 
-    /// The same, from this byte of the log on; see [`Self::log`].
-    pub(crate) async fn logs_after(&self, from: usize, text: &str, patience: Duration) -> Option<Duration> {
+    /// The same, from this byte of the log on; see [`Self::log_length`].
+    pub(crate) async fn logs_after(&self, from: u64, text: &str, patience: Duration) -> Option<Duration> {
+        self.logs_until(from, |log| log.contains(text), patience).await
+    }
+
+    /// Waits until what it logs from this byte on is as it should be.
+    pub(crate) async fn logs_until(
+        &self,
+        from: u64,
+        wanted: impl Fn(&str) -> bool,
+        patience: Duration,
+    ) -> Option<Duration> {
         let began = Instant::now();
-        loop {
-            if self.log().get(from..).is_some_and(|log| log.contains(text)) {
-                return Some(began.elapsed());
-            }
+        while !wanted(&self.log_from(from)) {
             if began.elapsed() > patience {
                 return None;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        Some(began.elapsed())
     }
 
     /// Its memory in KiB, as the kernel counts what is in use.
