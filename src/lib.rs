@@ -10,7 +10,7 @@
 //! floor 4   worker  scheduler                   the loops; blind to each other
 //! floor 3   host  registry  plugins             what a plugin may touch; name -> handler; the list
 //! floor 2   bus  store                          broker; database; blind to each other
-//! floor 1   plugins/<name>  migrations  config  telemetry  shutdown
+//! floor 1   plugins/<name>  migrations  config  failpoint  telemetry  shutdown
 //! floor 0   plugins/sdk                         wire contract, plugin traits, errors, test kit
 //! ```
 
@@ -18,6 +18,7 @@ pub mod app;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod failpoint;
 pub mod host;
 pub mod plugins;
 pub mod registry;

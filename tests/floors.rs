@@ -18,7 +18,7 @@ use paths::Source;
 
 /// The modules of `src`, from the ground up; a module uses its own floor and those below.
 const FLOORS: &[(u8, &[&str])] = &[
-    (1, &["config", "telemetry", "shutdown"]),
+    (1, &["config", "failpoint", "telemetry", "shutdown"]),
     (2, &["bus", "store"]),
     (3, &["host", "registry", "plugins"]),
     (4, &["worker", "scheduler", "gateway"]),

@@ -9,6 +9,7 @@ use std::{pin::Pin, time::Duration};
 use sea_orm::{DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 
 use super::{Store, StoreError};
+use crate::failpoint::failpoint;
 
 /// What a transaction does.
 pub(super) type Work<'t, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 't>>;
@@ -33,6 +34,7 @@ impl Store {
             let transaction = writer.begin_with_options(options).await?;
             match work(&transaction).await {
                 Ok(done) => {
+                    failpoint!("store::committing", |text| Err(StoreError::Unavailable(text)));
                     transaction.commit().await?;
                     Ok(done)
                 }

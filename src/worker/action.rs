@@ -20,6 +20,7 @@ use super::{
     verdict::Verdict,
 };
 use crate::{
+    failpoint::failpoint,
     host::{LoadedInstance, Request},
     registry::unknown,
     store::{ActionRun, Begun, InboxEntry, InstanceVersion, Keep, NewAttempt, RunStatus, Unit},
@@ -125,6 +126,7 @@ impl Handlers {
             Begun::Finished(events) => return Ok(Verdict::Repeat(events)),
             Begun::Conflict => return Err(conflict().into()),
         };
+        failpoint!("worker::begun");
         let attempt = Attempt { fence: Some(fence), number };
         if died && action.effect() == Effect::Unsafe {
             return Ok(asked.uncertain(self, attempt));

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     bus::{Bus, Outgoing, Published},
+    failpoint::failpoint,
     store::{Committed, OutboxEvent, Store, StoreError, Unit},
 };
 
@@ -118,6 +119,7 @@ async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, abort: &Cancellation
             return;
         }
     };
+    failpoint!("worker::committed");
     let mut outgoing = Vec::new();
     let mut marks = Vec::new();
     let mut settled = Vec::with_capacity(waiting.len());
@@ -172,6 +174,7 @@ async fn publish(
         published = bus.publish(outgoing) => published,
     };
     let Ok(published) = published else { return false };
+    failpoint!("worker::published");
     let unrouted = published.iter().filter(|published| **published == Published::Unrouted).count();
     let marks: Vec<_> = marks.into_iter().map(|(place, id)| (id, published[place] == Published::Unrouted)).collect();
     let dropped = unrouted - marks.iter().filter(|(_, unrouted)| *unrouted).count();
@@ -182,6 +185,7 @@ async fn publish(
     if let Err(error) = store.mark_published(&marks).await {
         warn!(%error, events = marks.len(), "published events could not be marked; they will be published again");
     }
+    failpoint!("worker::marked");
     true
 }
 

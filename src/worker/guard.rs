@@ -12,6 +12,8 @@ use metagov_sdk::{
 use tokio::time::timeout;
 use tracing::Instrument;
 
+use crate::failpoint::failpoint;
+
 /// How a call of a plugin ended.
 #[derive(Debug)]
 pub(super) enum Called<T> {
@@ -36,7 +38,9 @@ impl<T> Called<T> {
 /// Calls a plugin.
 pub(super) async fn guarded<T: Send + 'static>(handling: Handling<T>, deadline: Duration) -> Called<T> {
     let mut task = tokio::spawn(handling.in_current_span());
-    match timeout(deadline, &mut task).await {
+    let ended = timeout(deadline, &mut task).await;
+    failpoint!("worker::called");
+    match ended {
         Ok(Ok(finished)) => Called::Answered(finished),
         Ok(Err(_panic)) => {
             let detail = "the plugin crashed while it handled this; its operators find the reason in the log";

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     bus::{ATTEMPT_HEADER, Bus, DelayStep, Delivery, Destination, Message, Outgoing, Published, REASON_HEADER},
+    failpoint::failpoint,
     store::{InboxEntry, Keep, Seen, Store, StoreError, Unit},
 };
 
@@ -56,6 +57,7 @@ impl Settler {
         let mut opened = open(&delivery.message, &self.limits);
         let span = span(&opened.envelope);
         async {
+            failpoint!("worker::taken");
             let message = &delivery.message;
             // Handlers have a net of their own; this one is under what plugins do while they are only asked something.
             let settled = AssertUnwindSafe(self.carry_out(&mut opened, message, delivery.redelivered)).catch_unwind();
@@ -70,6 +72,7 @@ impl Settler {
             log(&ending, started);
             if !matches!(ending, Ending::Unfinished) {
                 delivery.receipt.ack();
+                failpoint!("worker::acknowledged");
             }
         }
         .instrument(span)

@@ -1,0 +1,51 @@
+//! Places at which a test may end the process or put a refusal in the way: between two steps of a command's handling.
+//!
+//! Only with the feature `failpoints`; without it [`failpoint!`](crate::failpoint) is nothing at all. A process is armed
+//! by the environment, `FAILPOINTS=worker::committed=99*off->return`, in the words of the crate `fail`:
+//!
+//! | action | at that passage |
+//! |---|---|
+//! | `return` | the process ends at once, as after `kill -9` |
+//! | `return(halt)` | this task stands still for ever, until its runtime is dropped |
+//! | `return(<text>)` | where the place can refuse it does so with this text; else nothing happens |
+//!
+//! Up: whoever marks a place. Down: `fail`.
+
+/// Marks a place: `failpoint!("worker::committed")`. With a second argument it is one that can refuse: a function from
+/// the text of the refusal to what is returned early.
+macro_rules! failpoint {
+    ($place:literal) => {
+        #[cfg(feature = "failpoints")]
+        let _ = $crate::failpoint::pass($place).await;
+    };
+    ($place:literal, $refusal:expr) => {
+        #[cfg(feature = "failpoints")]
+        if let Some(text) = $crate::failpoint::pass($place).await {
+            return $refusal(text);
+        }
+    };
+}
+pub(crate) use failpoint;
+
+/// Arms the places that `FAILPOINTS` names, until what it returns is dropped.
+#[cfg(feature = "failpoints")]
+#[must_use]
+pub fn arm() -> fail::FailScenario<'static> {
+    fail::FailScenario::setup()
+}
+
+/// Passes a place; the text of a refusal where one is asked for.
+#[cfg(feature = "failpoints")]
+pub(crate) async fn pass(place: &str) -> Option<String> {
+    let text = action_at(place);
+    if text.as_deref() == Some("halt") {
+        std::future::pending::<()>().await;
+    }
+    text
+}
+
+#[cfg(feature = "failpoints")]
+fn action_at(place: &str) -> Option<String> {
+    fail::fail_point!(place, |text: Option<String>| Some(text.unwrap_or_else(|| std::process::abort())));
+    None
+}
