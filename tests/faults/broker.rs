@@ -26,9 +26,10 @@ fn mixed(service: &Service, count: usize) -> Vec<Command> {
     commands
 }
 
-/// How long the slowest worker takes from now on to be connected again; `None` where one is not within a minute.
-/// `from` are the lengths of the logs before the fault.
-async fn all_back(service: &Service, from: &[u64]) -> Option<Duration> {
+/// How long the slowest worker takes, from the moment that the port answers, to be connected again; `None` where one is
+/// not within a minute. `from` are the lengths of the logs before the fault.
+async fn all_back(rig: &Rig, service: &Service, from: &[u64]) -> Option<Duration> {
+    rig.broker.answers().await;
     let began = Instant::now();
     for (process, from) in service.processes.iter().zip(from) {
         process.logs_after(*from, BACK, Duration::from_mins(1)).await?;
@@ -56,13 +57,13 @@ pub(crate) async fn t08(rig: &mut Rig, size: Size) -> Row {
         let sending = service.send(&part);
         service.answered(&part, count / 4).await;
         let from = log_lengths(&service);
-        if round % 2 == 0 {
+        let took = if round % 2 == 0 {
             rig.broker.ctl(&["stop_app"]).await;
-            rig.broker.ctl(&["start_app"]).await;
+            tokio::join!(rig.broker.ctl(&["start_app"]), all_back(rig, &service, &from)).1
         } else {
-            rig.broker.restart().await;
-        }
-        let took = all_back(&service, &from).await;
+            rig.broker.stop().await;
+            tokio::join!(rig.broker.start_again(), all_back(rig, &service, &from)).1
+        };
         slowest = slowest.zip(took).map(|(slowest, took)| slowest.max(took));
         sending.done().await;
         service.answered(&part, count).await;
@@ -85,8 +86,7 @@ pub(crate) async fn t09(rig: &mut Rig, size: Size) -> Row {
     let from = log_lengths(&service);
     rig.broker.stop().await;
     tokio::time::sleep(away).await;
-    rig.broker.start_again().await;
-    let took = all_back(&service, &from).await;
+    let ((), took) = tokio::join!(rig.broker.start_again(), all_back(rig, &service, &from));
     sending.done().await;
     let tally = service.settle(&commands, &["action.completed"]).await;
     Row::new("T09", format!("RabbitMQ away for {} s", away.as_secs())).counts(tally).within(
@@ -145,7 +145,7 @@ pub(crate) async fn t10(rig: &mut Rig, size: Size) -> Row {
     rig.broker.pause().await;
     let noticed = silence.sit_out(&service).await;
     rig.broker.resume().await;
-    let took = all_back(&service, &silence.from).await;
+    let took = all_back(rig, &service, &silence.from).await;
     sending.done().await;
     let tally = service.settle(&commands, &["action.completed"]).await;
     Row::new(
@@ -170,7 +170,7 @@ pub(crate) async fn t11(rig: &mut Rig, size: Size) -> Row {
     proxy.swallow();
     let noticed = silence.sit_out(&service).await;
     proxy.pass();
-    let took = all_back(&service, &silence.from).await;
+    let took = all_back(rig, &service, &silence.from).await;
     sending.done().await;
     let tally = service.settle(&commands, &["action.completed"]).await;
     Row::new(
@@ -237,7 +237,7 @@ async fn alarm(rig: &mut Rig, size: Size, alarm: Alarm) -> Row {
     Row::new(alarm.id, format!("{} of RabbitMQ for {} s, {count} commands queued", alarm.what, time.as_secs()))
         .counts(tally)
         .holds("publishers are blocked", noticed.is_some() && answered_late < count)
-        .note("answered while it was on", answered_late - answered_early)
+        .note("answered while it was on", (answered_late - answered_early).to_string())
         .exactly("workers that lost a connection", lost, 0)
         .at_most("unacknowledged", unacknowledged, WORKERS * 2 * CONCURRENCY)
         .at_most("MiB grown", grown >> 10, 50)

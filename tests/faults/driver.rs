@@ -268,15 +268,6 @@ impl Driver {
         all.sort_unstable();
         all
     }
-
-    /// The longest time without a final event of these commands, from the first to the last.
-    pub(crate) fn longest_silence(&self, commands: &[Command]) -> Duration {
-        let book = self.book();
-        let entries = commands.iter().filter_map(|command| book.entries.get(&command.id));
-        let mut times: Vec<_> = entries.filter_map(|entry| entry.answered).collect();
-        times.sort_unstable();
-        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
-    }
 }
 
 /// The value below which `per_mille` of a sorted list lie.

@@ -9,6 +9,7 @@ mod crashes;
 mod database;
 mod driver;
 mod platform;
+mod platforms;
 #[expect(dead_code, reason = "the tests of the bus use the rest")]
 #[path = "../bus/proxy.rs"]
 mod proxy;
@@ -55,12 +56,9 @@ struct Arguments {
     /// Write the table into tests/faults/README.md
     #[arg(long, requires = "full")]
     write: bool,
-    /// Keep the directory with all logs
-    #[arg(long)]
-    keep: bool,
     /// What `cargo test` passes to every test
-    #[arg(long, hide = true)]
-    nocapture: bool,
+    #[arg(long, hide = true, action = clap::ArgAction::Count)]
+    nocapture: u8,
     #[arg(long, hide = true)]
     test_threads: Option<usize>,
 }
@@ -108,6 +106,7 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T18" Full broker::t18: "queue of dead letters missing";
     "T19" Ci database::t19: "PostgreSQL ended as in a crash and started again";
     "T20" Full database::t20: "sessions of PostgreSQL thrown out";
+    "T38" Ci platforms::t38: "platform busy, broken, silent, slow";
 };
 
 fn main() -> ExitCode {
@@ -196,9 +195,6 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         rows.push(row);
     }
     println!("{}", table::markdown(&rows));
-    if arguments.keep {
-        eprintln!("kept: {}", rig.keep().display());
-    }
     if arguments.write {
         table::write(&rows)?;
     }

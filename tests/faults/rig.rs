@@ -20,7 +20,7 @@
 //! | break a plugin | the `deeds` of a command, one for each attempt ([`Deed`](crate::puppet::Deed)) |
 //! | break a platform | `rig.platform.answer(…)`, `answer_to(community, …)`, `calls()` ([`Platform`]) |
 //! | draw lots | `rig.random`, which follows from the seed |
-//! | look | `service.driver` ([`Driver`]: `wait_for`, `latencies`, `longest_silence`, `book`), `service.sql(…)` |
+//! | look | `service.driver` ([`Driver`]: `wait_for`, `latencies`, `book`), `service.sql(…)` |
 //! | judge | [`Row`](crate::table::Row): `counts`, `at_most`, `at_least`, `exactly`, `within`, `holds`, `note` |
 //!
 //! Every service has a database, a broker prefix and a driver of its own; the servers are shared, and whatever a
@@ -244,12 +244,6 @@ impl Rig {
             format!("  {}\n    {last}", path.file_name().unwrap_or_default().to_string_lossy())
         };
         files.iter().map(tail).collect::<Vec<_>>().join("\n")
-    }
-
-    /// Keeps the directory with all logs, and says where it is.
-    pub(crate) fn keep(&mut self) -> PathBuf {
-        self.directory.disable_cleanup(true);
-        self.directory.path().to_owned()
     }
 }
 

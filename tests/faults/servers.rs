@@ -44,6 +44,14 @@ impl Server {
         self.run("start", &[]).await;
     }
 
+    /// Waits until its port answers.
+    pub(crate) async fn answers(&self) {
+        let address = self.address();
+        while tokio::net::TcpStream::connect(&address).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
     /// SIGSTOP: its connections stay open and nothing answers.
     pub(crate) async fn pause(&self) {
         self.run("pause", &[]).await;

@@ -79,8 +79,8 @@ impl Row {
     }
 
     /// A figure without a limit.
-    pub(crate) fn note(mut self, name: &str, value: impl ToString) -> Self {
-        self.figures.push(Figure::new(name, value.to_string(), "–".to_owned(), true));
+    pub(crate) fn note(mut self, name: &str, value: String) -> Self {
+        self.figures.push(Figure::new(name, value, "–".to_owned(), true));
         self
     }
 
