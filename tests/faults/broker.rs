@@ -198,7 +198,7 @@ pub(crate) async fn t12(rig: &mut Rig, size: Size) -> Row {
 
 /// Out of disk.
 pub(crate) async fn t13(rig: &mut Rig, size: Size) -> Row {
-    let (raise, clear) = (["set_disk_free_limit", "100TB"], ["set_disk_free_limit", "50MB"]);
+    let (raise, clear) = (["set_disk_free_limit", "100000GB"], ["set_disk_free_limit", "50MB"]);
     alarm(rig, size, Alarm { id: "T13", what: "disk alarm", raise, clear }).await
 }
 
@@ -269,7 +269,7 @@ pub(crate) async fn t14(rig: &mut Rig, size: Size) -> Row {
     let name = format!("{}.plugin.puppet", service.prefix);
     let from = log_lengths(&service);
     let deleted = Instant::now();
-    rig.broker.ctl(&["delete_queue", &name]).await;
+    service.driver.delete_queue(&name).await;
     let mut told = Some(Duration::ZERO);
     for (process, from) in service.processes.iter().zip(&from) {
         let lost = format!("lost the consumer of {name}");
@@ -377,8 +377,7 @@ pub(crate) async fn t18(rig: &mut Rig, size: Size) -> Row {
     set(rig, "dead_letter_worker_publisher_confirm_timeout", 1_000).await;
     let mut service = rig.service(Setup::default()).await;
     service.processes[0].kill();
-    let dead = format!("{}.dead", service.prefix);
-    rig.broker.ctl(&["delete_queue", &dead]).await;
+    service.driver.delete_queue(&format!("{}.dead", service.prefix)).await;
     let commands = service.commands(count, "pure", &json!({ "deeds": ["succeed"], "calls": false }));
     service.driver.send(&commands).await;
     let name = format!("{}.plugin.puppet", service.prefix);

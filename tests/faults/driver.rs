@@ -14,7 +14,7 @@ use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
-        ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+        ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -237,6 +237,15 @@ impl Driver {
             let _ = timeout(Duration::from_millis(500), news).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Deletes a queue, which is not this driver's to delete.
+    ///
+    /// # Panics
+    /// Where the broker does not answer.
+    pub(crate) async fn delete_queue(&self, queue: &str) {
+        let (_connection, channel) = self.line.channel().await.expect("the broker answers");
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("the queue can be deleted");
     }
 
     /// Takes every message of a queue and gives it back, until none comes any more. How many were given back.
