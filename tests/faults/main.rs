@@ -88,7 +88,7 @@ macro_rules! scenarios {
 /// Every scenario. `Ci` runs in CI sizes too, `Full` with `--full` only.
 const SCENARIOS: &[Scenario] = scenarios! {
     "T01" Ci crashes::t01: "one of 4 workers killed every 2 s, keyed action";
-    "T02" Ci crashes::t02: "one of 4 workers killed every 2 s, unsafe action";
+    "T02" Full crashes::t02: "one of 4 workers killed every 2 s, unsafe action";
     "T03" Ci steps::t03: "abort at each step of a command";
     "T04" Full steps::t04: "abort between publication and mark";
     "T05" Full crashes::t05: "SIGTERM, once and twice, with handlers at work";
