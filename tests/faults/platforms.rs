@@ -20,7 +20,7 @@ pub(crate) async fn t38(rig: &mut Rig, size: Size) -> Row {
     let count = size.of(1_000, 100);
     let communities: Vec<_> = ["busy", "broken", COMMUNITY].map(str::to_owned).to_vec();
     let settings = vec![("worker.deadline_seconds", "2".to_owned())];
-    let mut service = rig.service(Setup { communities, settings, ..Setup::default() }).await;
+    let mut service = rig.service(Setup { settings, communities, ..Setup::default() }).await;
     rig.platform.answer(Answer::Slow(Duration::from_millis(200)));
     rig.platform.answer_to("busy", Answer::Status(429));
     rig.platform.answer_to("broken", Answer::Status(500));
