@@ -23,9 +23,9 @@ mod processes;
 mod sample;
 #[path = "store/steps.rs"]
 mod steps;
+#[path = "store/strain.rs"]
+mod strain;
 #[path = "store/suspects.rs"]
 mod suspects;
 #[path = "store/uncertain.rs"]
 mod uncertain;
-#[path = "store/strain.rs"]
-mod strain;

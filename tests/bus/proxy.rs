@@ -1,6 +1,7 @@
-//! A TCP proxy between the bus and its broker, which can cut every connection, or swallow what passes.
+//! A TCP proxy between the service and one of its servers, which can cut every connection, swallow what passes, or slow
+//! it down. `tests/faults` uses it too.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,8 +14,19 @@ enum Mode {
     Pass,
     /// Connections stay open, nothing gets through: a half-open link.
     Swallow,
-    /// What the target answers does not get through.
-    SwallowAnswers,
+    /// What is asked gets through, what is answered does not.
+    Mute,
+    /// Everything arrives so much later.
+    Delay(Duration),
+    /// At most so many bytes pass in a second, in each direction of each connection.
+    Throttle(u32),
+}
+
+/// Which way bytes flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Asked,
+    Answered,
 }
 
 #[derive(Clone)]
@@ -46,9 +58,8 @@ impl Proxy {
             while let Ok((near, _)) = listener.accept().await {
                 let Ok(far) = TcpStream::connect(&target).await else { continue };
                 let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
-                tokio::spawn(pipe(near_read, far_write, state.subscribe(), &[Mode::Swallow], needle));
-                let swallowed = &[Mode::Swallow, Mode::SwallowAnswers];
-                tokio::spawn(pipe(far_read, near_write, state.subscribe(), swallowed, None));
+                tokio::spawn(pipe(Flow::Asked, near_read, far_write, state.subscribe(), needle));
+                tokio::spawn(pipe(Flow::Answered, far_read, near_write, state.subscribe(), None));
             }
         });
         proxy
@@ -59,20 +70,38 @@ impl Proxy {
         self.state.send_modify(|(_, cuts)| *cuts += 1);
     }
 
+    /// Swallows both directions.
     pub(crate) fn swallow(&self) {
-        self.state.send_modify(|(mode, _)| *mode = Mode::Swallow);
+        self.set(Mode::Swallow);
     }
 
-    pub(crate) fn swallow_answers(&self) {
-        self.state.send_modify(|(mode, _)| *mode = Mode::SwallowAnswers);
+    /// Swallows what is answered: confirms, for one.
+    pub(crate) fn mute(&self) {
+        self.set(Mode::Mute);
     }
 
+    /// Everything arrives so much later.
+    pub(crate) fn delay(&self, time: Duration) {
+        self.set(Mode::Delay(time));
+    }
+
+    /// At most so many bytes pass in a second, in each direction of each connection.
+    pub(crate) fn throttle(&self, bytes_per_second: u32) {
+        self.set(Mode::Throttle(bytes_per_second));
+    }
+
+    /// Everything gets through again.
     pub(crate) fn pass(&self) {
-        self.state.send_modify(|(mode, _)| *mode = Mode::Pass);
+        self.set(Mode::Pass);
+    }
+
+    fn set(&self, mode: Mode) {
+        self.state.send_modify(|(current, _)| *current = mode);
     }
 }
 
 async fn pipe(
+    flow: Flow,
     mut from: tcp::OwnedReadHalf,
     mut to: tcp::OwnedWriteHalf,
     mut state: watch::Receiver<(Mode, u64)>,
@@ -97,8 +126,17 @@ async fn pipe(
         {
             buffer[at..at + needle.len()].fill(0xff);
         }
-        let swallowing = swallowed.contains(&state.borrow().0);
-        if !swallowing && to.write_all(&buffer[..length]).await.is_err() {
+        let mode = state.borrow().0;
+        match mode {
+            Mode::Delay(time) => tokio::time::sleep(time).await,
+            Mode::Throttle(per_second) => {
+                let length = u32::try_from(length).expect("the buffer is small");
+                tokio::time::sleep(Duration::from_secs(1) * length / per_second).await;
+            }
+            Mode::Pass | Mode::Swallow | Mode::Mute => {}
+        }
+        let swallowed = mode == Mode::Swallow || mode == Mode::Mute && flow == Flow::Answered;
+        if !swallowed && to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
     }

@@ -92,7 +92,7 @@ async fn what_was_taken_but_never_confirmed_is_published_again_under_the_same_id
     for round in 0..ROUNDS {
         // The connection stands, and has published before.
         bus.publish(vec![command(format!("before {round}"))]).await.expect("it is open");
-        proxy.swallow_answers();
+        proxy.mute();
         let publishing = tokio::spawn({
             let bus = bus.clone();
             async move { bus.publish((0..4).map(|n| command(format!("{round}.{n}"))).collect()).await }

@@ -251,13 +251,8 @@ impl Stage {
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let plugins: Vec<Name> = self.registry.names().cloned().collect();
         let registry = Arc::clone(&self.registry);
-        let parts = Parts {
-            registry,
-            host: self.host.clone(),
-            bus: run.bus.clone(),
-            store,
-            tenancy: Tenancy::default(),
-        };
+        let parts =
+            Parts { registry, host: self.host.clone(), bus: run.bus.clone(), store, tenancy: Tenancy::default() };
         let worker = Worker::new(parts, &self.settings, "stage", &plugins, abort);
         let mut working = tokio::spawn(worker.run(stop.clone()));
         let deadline = Instant::now() + PATIENCE;

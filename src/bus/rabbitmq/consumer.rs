@@ -72,7 +72,7 @@ enum Lost {
     Consume(#[source] lapin::Error),
     #[error("the channel broke")]
     Channel(#[source] lapin::Error),
-    #[error("the broker cancelled the consumer; was its queue deleted?")]
+    #[error("the broker cancelled the consumer; was its queue deleted? `metagov topology apply` declares it")]
     Cancelled,
     #[error("the connection is lost")]
     Link,

@@ -1,0 +1,398 @@
+//! The broker goes away, hangs, runs out of something, or closes a channel.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::{
+    driver::Command,
+    proxy::Proxy,
+    rig::{Rig, Service, Setup, Size, declare},
+    table::Row,
+    workers::Process,
+};
+
+/// What a worker logs when it is connected again.
+const BACK: &str = "the connection for consuming is back";
+/// How soon after the broker is back the service must be, too: the longest pause between two attempts.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Commands of every kind of way through the worker.
+fn mixed(service: &Service, count: usize) -> Vec<Command> {
+    let script = json!({ "deeds": ["succeed"], "calls": true });
+    let mut commands = service.commands(count / 2, "pure", &script);
+    commands.extend(service.commands(count - count / 2, "keyed", &script));
+    commands
+}
+
+/// How long the slowest worker takes, from the moment that the port answers, to be connected again; `None` where one is
+/// not within a minute. `from` are the lengths of the logs before the fault.
+async fn all_back(rig: &Rig, service: &Service, from: &[u64]) -> Option<Duration> {
+    rig.broker.answers().await;
+    let began = Instant::now();
+    for (process, from) in service.processes.iter().zip(from) {
+        process.logs_after(*from, BACK, Duration::from_mins(1)).await?;
+    }
+    Some(began.elapsed())
+}
+
+fn log_lengths(service: &Service) -> Vec<u64> {
+    service.processes.iter().map(Process::log_length).collect()
+}
+
+/// How often each worker was connected again; the least of them.
+fn reconnects(service: &Service) -> usize {
+    service.processes.iter().map(|process| process.log_from(0).matches(BACK).count()).min().unwrap_or(0)
+}
+
+/// The broker stops and starts, by turns as an application and as a whole, in the middle of a stream of commands.
+pub(crate) async fn t08(rig: &mut Rig, size: Size) -> Row {
+    let (rounds, count) = (size.of(10, 2), size.of(5_000, 1_000));
+    let mut service = rig.service(Setup { workers: 2, ..Setup::default() }).await;
+    let mut commands = Vec::new();
+    let mut slowest = Some(Duration::ZERO);
+    for round in 0..rounds {
+        let part = mixed(&service, count);
+        let sending = service.send(&part);
+        service.answered(&part, count / 4).await;
+        let from = log_lengths(&service);
+        let took = if round % 2 == 0 {
+            rig.broker.ctl(&["stop_app"]).await;
+            tokio::join!(rig.broker.ctl(&["start_app"]), all_back(rig, &service, &from)).1
+        } else {
+            rig.broker.stop().await;
+            tokio::join!(rig.broker.start_again(), all_back(rig, &service, &from)).1
+        };
+        slowest = slowest.zip(took).map(|(slowest, took)| slowest.max(took));
+        sending.done().await;
+        service.answered(&part, count).await;
+        commands.extend(part);
+    }
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    Row::new("T08", format!("RabbitMQ restarted {rounds} ×, by turns `stop_app` and the whole node"))
+        .counts(tally)
+        .at_least("reconnects of each worker", reconnects(&service), rounds)
+        .within("consuming again after", slowest, SOON)
+}
+
+/// The broker stays away for longer than lapin's own recovery would try.
+pub(crate) async fn t09(rig: &mut Rig, size: Size) -> Row {
+    let (away, count) = (size.of(Duration::from_mins(15), Duration::from_secs(20)), size.of(10_000, 1_000));
+    let mut service = rig.service(Setup { workers: 2, schedulers: 1, ..Setup::default() }).await;
+    let commands = mixed(&service, count);
+    let sending = service.send(&commands);
+    service.answered(&commands, count / 4).await;
+    let from = log_lengths(&service);
+    rig.broker.stop().await;
+    tokio::time::sleep(away).await;
+    let ((), took) = tokio::join!(rig.broker.start_again(), all_back(rig, &service, &from));
+    sending.done().await;
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    Row::new("T09", format!("RabbitMQ away for {} s", away.as_secs())).counts(tally).within(
+        "consuming again after",
+        took,
+        Duration::from_secs(30),
+    )
+}
+
+/// What a link that has fallen silent costs, whether the broker hangs or the network swallows everything.
+struct Silence {
+    heartbeat: u32,
+    time: Duration,
+    from: Vec<u64>,
+}
+
+impl Silence {
+    fn of(size: Size) -> Self {
+        Self {
+            heartbeat: size.of(10, 2),
+            time: size.of(Duration::from_mins(1), Duration::from_secs(15)),
+            from: Vec::new(),
+        }
+    }
+
+    fn setup(&self) -> Setup {
+        let settings = vec![("broker.heartbeat_seconds", self.heartbeat.to_string())];
+        Setup { workers: 2, settings, ..Setup::default() }
+    }
+
+    /// Sits the silence out; how long it took until the slowest worker had noticed.
+    async fn sit_out(&mut self, service: &Service) -> Option<Duration> {
+        let began = Instant::now();
+        for (process, from) in service.processes.iter().zip(&self.from) {
+            process.logs_after(*from, "lost the connection for consuming", self.time).await?;
+        }
+        let noticed = began.elapsed();
+        tokio::time::sleep(self.time.saturating_sub(noticed)).await;
+        Some(noticed)
+    }
+
+    /// Two heartbeats, and some time to see that they did not come.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(1) * (2 * self.heartbeat + 5)
+    }
+}
+
+/// The broker hangs.
+pub(crate) async fn t10(rig: &mut Rig, size: Size) -> Row {
+    let (count, mut silence) = (size.of(10_000, 1_000), Silence::of(size));
+    let mut service = rig.service(silence.setup()).await;
+    let commands = mixed(&service, count);
+    let sending = service.send(&commands);
+    service.answered(&commands, count / 4).await;
+    silence.from = log_lengths(&service);
+    rig.broker.pause().await;
+    let noticed = silence.sit_out(&service).await;
+    rig.broker.resume().await;
+    let took = all_back(rig, &service, &silence.from).await;
+    sending.done().await;
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    Row::new(
+        "T10",
+        format!("RabbitMQ frozen by SIGSTOP for {} s, heartbeat {} s", silence.time.as_secs(), silence.heartbeat),
+    )
+    .counts(tally)
+    .within("noticed after", noticed, silence.limit())
+    .within("consuming again after", took, Duration::from_secs(15))
+}
+
+/// The network swallows both directions, and every connection stays open.
+pub(crate) async fn t11(rig: &mut Rig, size: Size) -> Row {
+    let (count, mut silence) = (size.of(10_000, 1_000), Silence::of(size));
+    let proxy = Proxy::to(rig.broker.address()).await;
+    let broker_url = Some(rig.broker.url_through(proxy.address));
+    let mut service = rig.service(Setup { broker_url, ..silence.setup() }).await;
+    let commands = mixed(&service, count);
+    let sending = service.send(&commands);
+    service.answered(&commands, count / 4).await;
+    silence.from = log_lengths(&service);
+    proxy.swallow();
+    let noticed = silence.sit_out(&service).await;
+    proxy.pass();
+    let took = all_back(rig, &service, &silence.from).await;
+    sending.done().await;
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    Row::new(
+        "T11",
+        format!("half-open link to RabbitMQ for {} s, heartbeat {} s", silence.time.as_secs(), silence.heartbeat),
+    )
+    .counts(tally)
+    .within("noticed after", noticed, silence.limit())
+    .within("consuming again after", took, Duration::from_secs(15))
+}
+
+/// An alarm of the broker: it takes no messages from anybody for a while.
+struct Alarm {
+    id: &'static str,
+    what: &'static str,
+    raise: [&'static str; 2],
+    clear: [&'static str; 2],
+}
+
+/// Out of memory.
+pub(crate) async fn t12(rig: &mut Rig, size: Size) -> Row {
+    let (raise, clear) = (["set_vm_memory_high_watermark", "0"], ["set_vm_memory_high_watermark", "0.4"]);
+    alarm(rig, size, Alarm { id: "T12", what: "memory alarm", raise, clear }).await
+}
+
+/// Out of disk.
+pub(crate) async fn t13(rig: &mut Rig, size: Size) -> Row {
+    let (raise, clear) = (["set_disk_free_limit", "100000GB"], ["set_disk_free_limit", "50MB"]);
+    alarm(rig, size, Alarm { id: "T13", what: "disk alarm", raise, clear }).await
+}
+
+/// While the alarm is on nothing grows and no connection is lost; afterwards everything is told soon.
+///
+/// A delivery is acknowledged after its outcome is confirmed, so what was fetched stays unacknowledged until the broker
+/// takes messages again; it is bounded by the prefetch.
+async fn alarm(rig: &mut Rig, size: Size, alarm: Alarm) -> Row {
+    const WORKERS: usize = 2;
+    const CONCURRENCY: usize = 16;
+    let (time, count) = (size.of(Duration::from_mins(1), Duration::from_secs(10)), size.of(4_000, 1_500));
+    let settings = vec![("worker.concurrency", CONCURRENCY.to_string())];
+    let mut service = rig.service(Setup { workers: WORKERS, settings, ..Setup::default() }).await;
+    let commands = service.commands(count, "keyed", &json!({ "deeds": [{ "wait": 20 }], "calls": true }));
+    service.driver.send(&commands).await;
+    service.answered(&commands, count / 4).await;
+    let (from, before) = (log_lengths(&service), memory(&service));
+    let began = Instant::now();
+    rig.broker.ctl(&alarm.raise).await;
+    let noticed = service.processes[0].logs_after(from[0], "takes no messages for now", time).await;
+    let answered_early = service.driver.answered(&commands);
+    let (mut grown, mut unacknowledged) = (0, 0);
+    while began.elapsed() < time {
+        grown = grown.max(memory(&service).saturating_sub(before));
+        unacknowledged = unacknowledged.max(queue(rig, &service, "plugin.puppet", "messages_unacknowledged").await);
+    }
+    let answered_late = service.driver.answered(&commands);
+    rig.broker.ctl(&alarm.clear).await;
+    let cleared = Instant::now();
+    service.answered(&commands, count).await;
+    let told = cleared.elapsed();
+    let lost =
+        service.processes.iter().zip(&from).filter(|(process, from)| process.log_from(**from).contains("lost the c"));
+    let lost = lost.count();
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    Row::new(alarm.id, format!("{} of RabbitMQ for {} s, {count} commands queued", alarm.what, time.as_secs()))
+        .counts(tally)
+        .holds("publishers are blocked", noticed.is_some() && answered_late < count)
+        .note("answered while it was on", (answered_late - answered_early).to_string())
+        .exactly("workers that lost a connection", lost, 0)
+        .at_most("unacknowledged", unacknowledged, WORKERS * 2 * CONCURRENCY)
+        .at_most("MiB grown", grown >> 10, 50)
+        .within("all told after", told, Duration::from_secs(30))
+}
+
+/// The memory of the largest worker in KiB.
+fn memory(service: &Service) -> usize {
+    let largest = service.processes.iter().map(Process::resident_kib).max().unwrap_or(0);
+    usize::try_from(largest).expect("it is small")
+}
+
+/// A figure of a queue, as the broker tells it; 0 where there is no such queue.
+async fn queue(rig: &Rig, service: &Service, name: &str, column: &str) -> usize {
+    let name = format!("{}.{name}", service.prefix);
+    let table = rig.broker.ctl(&["list_queues", "--quiet", "--no-table-headers", "name", column]).await;
+    let line = table.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix('\t'));
+    line.and_then(|figure| figure.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Somebody deletes the queue of a plugin under its consumer. What was in it is gone, so it is empty here.
+pub(crate) async fn t14(rig: &mut Rig, size: Size) -> Row {
+    let count = size.of(2_000, 200);
+    let settings = vec![("broker.declare", "false".to_owned())];
+    let mut service = rig.service(Setup { workers: 2, settings, ..Setup::default() }).await;
+    let mut commands = mixed(&service, count);
+    service.driver.send(&commands).await;
+    service.answered(&commands, count).await;
+    let name = format!("{}.plugin.puppet", service.prefix);
+    let from = log_lengths(&service);
+    let deleted = Instant::now();
+    service.driver.delete_queue(&name).await;
+    let mut told = Some(Duration::ZERO);
+    for (process, from) in service.processes.iter().zip(&from) {
+        let lost = format!("lost the consumer of {name}");
+        told = told.zip(process.logs_after(*from, &lost, Duration::from_secs(30)).await).map(|_| deleted.elapsed());
+    }
+    let log = service.processes[0].log_from(from[0]);
+    let remedy = log.lines().any(|line| line.contains(&name) && line.contains("metagov topology apply"));
+    let restored = Instant::now();
+    declare(&rig.broker.url, &service.prefix).await;
+    let mut back = Some(Duration::ZERO);
+    for (process, from) in service.processes.iter().zip(&from) {
+        let line = format!("the consumer of {name} is back");
+        back = back.zip(process.logs_after(*from, &line, Duration::from_secs(30)).await).map(|_| restored.elapsed());
+    }
+    let more = mixed(&service, count);
+    service.driver.send(&more).await;
+    commands.extend(more);
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    Row::new("T14", "queue of a plugin deleted under its consumers, then `topology apply`")
+        .counts(tally)
+        .within("told after", told, SOON)
+        .holds("the log names the queue and the remedy", remedy)
+        .within("consuming again after", back, SOON)
+}
+
+/// The broker closes a channel whose delivery was not acknowledged in time. The other channels do not notice.
+pub(crate) async fn t15(rig: &mut Rig, size: Size) -> Row {
+    let (limit_ms, slow_ms) = size.of((60_000, 130_000), (2_000, 8_000));
+    set(rig, "consumer_timeout", limit_ms).await;
+    set(rig, "channel_tick_interval", size.of(60_000, 500)).await;
+    let settings = vec![("worker.deadline_seconds", "150".to_owned())];
+    let mut service = rig.service(Setup { settings, ..Setup::default() }).await;
+    let name = format!("{}.plugin.puppet", service.prefix);
+    let mut commands = service.commands(1, "keyed", &json!({ "deeds": [{ "wait": slow_ms }], "calls": true }));
+    service.driver.send(&commands).await;
+    let patience = Duration::from_millis(slow_ms);
+    let process = &service.processes[0];
+    let closed = process.logs_within(&format!("lost the consumer of {name}"), patience).await;
+    let back = process.logs_within(&format!("the consumer of {name} is back"), Duration::from_secs(30)).await;
+    let quick = mixed(&service, 200);
+    service.driver.send(&quick).await;
+    service.answered(&quick, quick.len()).await;
+    let slowest = service.driver.latencies(&quick).last().copied();
+    let others = service.processes[0].log_from(0).matches("lost the consumer of").count() - 1;
+    commands.extend(quick);
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    let extra = tally.extra_calls;
+    set(rig, "consumer_timeout", 1_800_000).await;
+    set(rig, "channel_tick_interval", 60_000).await;
+    Row::new("T15", format!("channel closed for a late acknowledgement: {slow_ms} ms, where {limit_ms} ms are allowed"))
+        .counts(tally)
+        .holds("the error is seen", closed.is_some())
+        .within("new channel after", back, Duration::from_secs(2))
+        .exactly("other consumers disturbed", others, 0)
+        .exactly("calls repeated", extra, 0)
+        .within("slowest of the commands behind it", slowest, SOON)
+}
+
+/// A setting of the broker for the channels and queues that are opened from now on.
+async fn set(rig: &Rig, name: &str, value: u64) {
+    rig.broker.ctl(&["eval", &format!("application:set_env(rabbit, {name}, {value}).")]).await;
+}
+
+/// The connection is cut after the outcomes were published and before their confirms arrived, again and again.
+///
+/// Each outcome then goes out up to three times under the same id: the publisher repeats what was not confirmed, and the
+/// command, which was not acknowledged either, comes again and has its stored events published.
+pub(crate) async fn t17(rig: &mut Rig, size: Size) -> Row {
+    const PART: usize = 5;
+    let cuts = size.of(1_000, 10);
+    let proxy = Proxy::to(rig.broker.address()).await;
+    let setup = Setup { broker_url: Some(rig.broker.url_through(proxy.address)), ..Setup::default() };
+    let mut service = rig.service(setup).await;
+    let mut commands = Vec::new();
+    for _ in 0..cuts {
+        // The platform is called before the answers fall silent, the outcome is published after.
+        let part = service.commands(PART, "idempotent", &json!({ "deeds": [{ "wait": 200 }], "calls": true }));
+        let (before, from) = (rig.platform.calls().len(), service.processes[0].log_length());
+        service.driver.send(&part).await;
+        while rig.platform.calls().len() < before + PART {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        proxy.mute();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        proxy.cut();
+        proxy.pass();
+        // The next cut must not find this one's copies on their way.
+        let repeated = |log: &str| log.matches("verdict=\"repeated\"").count() == PART;
+        let calm = service.processes[0].logs_until(from, repeated, Duration::from_secs(30)).await;
+        assert!(calm.is_some(), "what was not acknowledged did not come again");
+        commands.extend(part);
+    }
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    let copies = tally.copies;
+    Row::new("T17", format!("connection cut between publication and confirm {cuts} ×, {PART} outcomes each"))
+        .counts(tally)
+        .at_least("copies on the wire, all of the same id", copies, commands.len())
+        .at_most("copies on the wire", copies, 2 * commands.len())
+}
+
+/// The queue of dead letters is missing when messages are set aside: they wait in their queue until it is there.
+pub(crate) async fn t18(rig: &mut Rig, size: Size) -> Row {
+    let count = size.of(1_000, 50);
+    // How long the broker waits before it tries again to set messages aside; three minutes by default.
+    set(rig, "dead_letter_worker_publisher_confirm_timeout", 1_000).await;
+    let mut service = rig.service(Setup::default()).await;
+    service.processes[0].kill();
+    service.driver.delete_queue(&format!("{}.dead", service.prefix)).await;
+    let commands = service.commands(count, "pure", &json!({ "deeds": ["succeed"], "calls": false }));
+    service.driver.send(&commands).await;
+    let name = format!("{}.plugin.puppet", service.prefix);
+    let returns = service.driver.give_back_all(&name).await;
+    let kept = queue(rig, &service, "plugin.puppet", "messages").await;
+    let restored = Instant::now();
+    declare(&rig.broker.url, &service.prefix).await;
+    let mut arrived = 0;
+    while arrived < count && restored.elapsed() < Duration::from_mins(2) {
+        arrived = queue(rig, &service, "dead", "messages").await;
+    }
+    set(rig, "dead_letter_worker_publisher_confirm_timeout", 180_000).await;
+    Row::new("T18", format!("queue of dead letters missing while {count} messages are set aside"))
+        .at_least("returns", returns, count * 20)
+        .exactly("kept meanwhile", kept, count)
+        .exactly("arrived afterwards", arrived, count)
+        .note("arrived within", format!("{:.1?}", restored.elapsed()))
+}

@@ -1,0 +1,204 @@
+//! The fault rig: breaks things on purpose, and counts.
+//!
+//! `tests/faults/README.md` says what it is and shows what it measured; `rig.rs` says how a scenario is written. In the
+//! sizes of CI it is one of the workspace's tests; `tests/run --faults` runs it in full.
+
+mod broker;
+mod checker;
+mod crashes;
+mod database;
+mod driver;
+mod platform;
+mod platforms;
+#[expect(dead_code, reason = "the tests of the bus use the rest")]
+#[path = "../bus/proxy.rs"]
+mod proxy;
+mod puppet;
+mod rig;
+mod servers;
+mod steps;
+mod table;
+mod workers;
+
+use std::{panic::AssertUnwindSafe, pin::Pin, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use futures::FutureExt;
+use rand::Rng;
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    rig::{Rig, Size},
+    table::Row,
+    workers::{ROLE, Role},
+};
+
+/// Longer than any scenario takes; whatever hangs ends here.
+const LONGEST: Duration = Duration::from_mins(45);
+
+/// Breaks things on purpose, and counts
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Only scenarios whose id is one of these words, or whose description contains one
+    words: Vec<String>,
+    /// Full sizes, and the scenarios that CI has no time for
+    #[arg(long)]
+    full: bool,
+    /// Only these scenarios, comma-separated
+    #[arg(long, value_delimiter = ',', value_name = "T01,T08")]
+    only: Vec<String>,
+    /// Where the lots come from; printed at the start
+    #[arg(long, env = "METAGOV_SEED")]
+    seed: Option<u64>,
+    /// Only say which scenarios there are
+    #[arg(long)]
+    list: bool,
+    /// Write the table into tests/faults/README.md
+    #[arg(long, requires = "full")]
+    write: bool,
+    /// What `cargo test` passes to every test
+    #[arg(long, hide = true, action = clap::ArgAction::Count)]
+    nocapture: u8,
+    #[arg(long, hide = true)]
+    test_threads: Option<usize>,
+}
+
+type Run = for<'a> fn(&'a mut Rig, Size) -> Pin<Box<dyn Future<Output = Row> + 'a>>;
+
+/// A scenario of the list.
+struct Scenario {
+    id: &'static str,
+    what: &'static str,
+    /// Whether CI has the time for it.
+    ci: bool,
+    run: Run,
+}
+
+macro_rules! scenarios {
+    ($($id:literal $size:ident $run:path: $what:literal;)*) => {
+        &[$(Scenario {
+            id: $id,
+            what: $what,
+            ci: matches!(Size::$size, Size::Ci),
+            run: |rig, size| Box::pin($run(rig, size)),
+        }),*]
+    };
+}
+
+/// Every scenario. `Ci` runs in CI sizes too, `Full` with `--full` only.
+const SCENARIOS: &[Scenario] = scenarios! {
+    "T01" Ci crashes::t01: "one of 4 workers killed every 2 s, keyed action";
+    "T02" Full crashes::t02: "one of 4 workers killed every 2 s, unsafe action";
+    "T03" Ci steps::t03: "abort at each step of a command";
+    "T04" Full steps::t04: "abort between publication and mark";
+    "T05" Full crashes::t05: "SIGTERM, once and twice, with handlers at work";
+    "T06" Full crashes::t06: "workers restarted in turn under load";
+    "T07" Ci crashes::t07: "metagov dev with SQLite killed during writes";
+    "T08" Ci broker::t08: "RabbitMQ stopped and started";
+    "T09" Full broker::t09: "RabbitMQ away for long";
+    "T10" Full broker::t10: "RabbitMQ frozen";
+    "T11" Full broker::t11: "half-open link to RabbitMQ";
+    "T12" Ci broker::t12: "memory alarm of RabbitMQ";
+    "T13" Full broker::t13: "disk alarm of RabbitMQ";
+    "T14" Full broker::t14: "queue deleted under its consumers";
+    "T15" Ci broker::t15: "channel closed for a late acknowledgement";
+    "T17" Ci broker::t17: "connection cut between publication and confirm";
+    "T18" Full broker::t18: "queue of dead letters missing";
+    "T19" Ci database::t19: "PostgreSQL ended as in a crash and started again";
+    "T20" Full database::t20: "sessions of PostgreSQL thrown out";
+    "T38" Ci platforms::t38: "platform busy, broken, silent, slow";
+};
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(ROLE) {
+        return block_on(async move {
+            let role = Role::named(&words.next().unwrap_or_default());
+            match role.map(Role::run) {
+                Ok(running) => running.await,
+                Err(error) => Err(error),
+            }
+        });
+    }
+    let arguments = Arguments::parse();
+    if arguments.list {
+        for scenario in SCENARIOS {
+            println!("{} {:4} {}", scenario.id, if scenario.ci { "ci" } else { "full" }, scenario.what);
+        }
+        return ExitCode::SUCCESS;
+    }
+    block_on(run(arguments))
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be built");
+    match runtime.block_on(work) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Arguments {
+    fn chosen(&self) -> Vec<&'static Scenario> {
+        let named = |words: &[String], scenario: &Scenario| {
+            words.iter().any(|word| scenario.id.eq_ignore_ascii_case(word) || scenario.what.contains(word.as_str()))
+        };
+        SCENARIOS
+            .iter()
+            .filter(|scenario| self.full || scenario.ci || named(&self.only, scenario))
+            .filter(|scenario| self.only.is_empty() || named(&self.only, scenario))
+            .filter(|scenario| self.words.is_empty() || named(&self.words, scenario))
+            .collect()
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let chosen = arguments.chosen();
+    if chosen.is_empty() {
+        anyhow::ensure!(arguments.only.is_empty(), "no scenario is called {}", arguments.only.join(", "));
+        return Ok(());
+    }
+    let seed = arguments.seed.unwrap_or_else(|| rand::rng().random());
+    let size = if arguments.full { Size::Full } else { Size::Ci };
+    eprintln!("METAGOV_SEED={seed}; {}", table::machine());
+    let mut rig = Rig::start().await;
+    let mut rows = Vec::new();
+    for scenario in chosen {
+        eprintln!("{} {} …", scenario.id, scenario.what);
+        let began = Instant::now();
+        rig.prepare(seed, scenario.id, rows.last().is_none_or(Row::passed)).await;
+        let running = AssertUnwindSafe(timeout(LONGEST, (scenario.run)(&mut rig, size))).catch_unwind();
+        let row = match running.await {
+            Ok(Ok(row)) => row,
+            Ok(Err(_)) => Row::new(scenario.id, scenario.what).holds("came to an end", false),
+            // What it was has been printed when it happened.
+            Err(_) => Row::new(scenario.id, scenario.what).holds("ran through without a panic", false),
+        };
+        eprintln!("{}\n({:.0?})", table::markdown(std::slice::from_ref(&row)), began.elapsed());
+        if !row.passed() {
+            let again = if arguments.full {
+                "tests/run --faults"
+            } else {
+                "cargo test --locked --features failpoints --test faults"
+            };
+            eprintln!(
+                "{} FAILED: {}\n{}\nreplay: {again} -- --only {} --seed {seed}",
+                row.id,
+                row.broken(),
+                rig.logged(),
+                row.id
+            );
+        }
+        rows.push(row);
+    }
+    println!("{}", table::markdown(&rows));
+    if arguments.write {
+        table::write(&rows)?;
+    }
+    let failed: Vec<_> = rows.iter().filter(|row| !row.passed()).map(|row| row.id).collect();
+    anyhow::ensure!(failed.is_empty(), "broken limits: {}", failed.join(", "));
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Processes that end themselves between two steps of a command's handling, at each of the places that
+//! `src/failpoint.rs` marks.
+
+use std::time::Duration;
+
+use rand::Rng;
+use serde_json::{Value, json};
+
+use crate::{
+    driver::Command,
+    rig::{Rig, Service, Setup, Size},
+    table::Row,
+    workers::Role,
+};
+
+/// The places on a keyed action's way, in their order.
+const PLACES: [&str; 8] = [
+    "worker::taken",
+    "worker::begun",
+    "worker::called",
+    "store::committing",
+    "worker::committed",
+    "worker::published",
+    "worker::marked",
+    "worker::acknowledged",
+];
+
+const CONCURRENCY: usize = 16;
+
+fn setup() -> Setup {
+    let settings = vec![("worker.concurrency", CONCURRENCY.to_string()), ("worker.deadline_seconds", "1".to_owned())];
+    Setup { settings, ..Setup::default() }
+}
+
+/// Lets workers die at a place, so many times, one after the other. Returns what was sent to them meanwhile.
+async fn die_at(
+    rig: &mut Rig,
+    service: &mut Service,
+    place: &str,
+    times: usize,
+    (action, script): (&str, &Value),
+) -> Vec<Command> {
+    let mut commands = Vec::new();
+    for _ in 0..times {
+        let passages = rig.random.random_range(0..4);
+        service.set("FAILPOINTS", Some(&format!("{place}={passages}*off->return")));
+        service.processes.clear();
+        service.start(Role::Worker);
+        for tries in 0.. {
+            assert!(tries < 600, "a worker passes {place} and lives: {}", service.processes[0].log_from(0));
+            let part = service.commands(rig.random.random_range(1..8), action, script);
+            service.driver.send(&part).await;
+            commands.extend(part);
+            if service.processes[0].ended_within(Duration::from_millis(200)).await.is_some() {
+                break;
+            }
+        }
+    }
+    service.set("FAILPOINTS", None);
+    service.processes.clear();
+    service.start(Role::Worker);
+    commands
+}
+
+/// Whichever step is the last one, the next worker finishes what was begun.
+pub(crate) async fn t03(rig: &mut Rig, size: Size) -> Row {
+    let times = size.of(100, 2);
+    let mut service = rig.service(setup()).await;
+    let script = json!({ "deeds": ["succeed"], "calls": true });
+    let mut commands = Vec::new();
+    for place in PLACES {
+        commands.extend(die_at(rig, &mut service, place, times, ("keyed", &script)).await);
+    }
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    let (keys, extra, deaths) = (tally.keys, tally.extra_calls, PLACES.len() * times);
+    Row::new("T03", format!("{times} × `abort()` at each of {} places", PLACES.len()))
+        .counts(tally)
+        .exactly("keys at the platform", keys, commands.len())
+        .at_most("calls repeated", extra, deaths * 2 * CONCURRENCY)
+}
+
+/// Between publication and mark: the events go out twice, under the same ids.
+pub(crate) async fn t04(rig: &mut Rig, size: Size) -> Row {
+    let times = size.of(200, 5);
+    let mut service = rig.service(setup()).await;
+    let script = json!({ "deeds": ["succeed"], "calls": false });
+    let commands = die_at(rig, &mut service, "worker::published", times, ("pure", &script)).await;
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    let copies = tally.copies;
+    Row::new("T04", format!("{times} × `abort()` between the confirm of events and their mark")).counts(tally).at_least(
+        "copies on the wire, all of the same id",
+        copies,
+        times,
+    )
+}
