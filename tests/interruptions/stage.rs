@@ -267,7 +267,7 @@ impl Stage {
             }
             let heard = Arc::clone(&run.heard);
             let (play, act) = (run.play, run.act);
-            let step = async {
+            let next = async {
                 tokio::select! {
                     biased;
                     () = MET.notified() => true,
@@ -278,7 +278,7 @@ impl Stage {
                     }
                 }
             };
-            let met = timeout_at(deadline, step).await.unwrap_or_else(|_| {
+            let met = timeout_at(deadline, next).await.unwrap_or_else(|_| {
                 let heard: Vec<_> = heard.events.lock().expect("nobody panics over it").iter().map(summary).collect();
                 panic!("stuck in act {act}; heard: {heard:#?}")
             });
