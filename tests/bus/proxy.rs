@@ -105,7 +105,6 @@ async fn pipe(
     mut from: tcp::OwnedReadHalf,
     mut to: tcp::OwnedWriteHalf,
     mut state: watch::Receiver<(Mode, u64)>,
-    swallowed: &[Mode],
     needle: Option<&[u8]>,
 ) {
     let (_, cuts) = *state.borrow_and_update();

@@ -26,7 +26,7 @@
 //! Every service has a database, a broker prefix and a driver of its own; the servers are shared, and whatever a
 //! scenario leaves them in, the rig repairs. A process that ends unasked is counted as stuck.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use metagov::{
     bus::{self, Bus},
@@ -397,7 +397,8 @@ pub(crate) async fn declare(url: &str, prefix: &str) {
         prefix: prefix.to_owned(),
         heartbeat: Duration::from_secs(10),
         declare: true,
-        delivery_limit: 20,
+        delivery_limit: 30,
+        service_users: BTreeSet::new(),
     };
     let bus = Bus::connect(&settings, CancellationToken::new()).await.expect("the URL of the broker is usable");
     let plugins: Vec<_> = workers::registry().names().cloned().collect();

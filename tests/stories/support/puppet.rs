@@ -166,10 +166,10 @@ pub(crate) async fn follow(tag: &str, script: &[Deed]) -> Result<String> {
             Ok(tag.to_owned())
         }
         Deed::Block => {
-            while !GATES.borrow().contains(&tag) {
+            while !GATES.borrow().contains(tag) {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            Ok(tag)
+            Ok(tag.to_owned())
         }
     }
 }
