@@ -89,6 +89,16 @@ pub(crate) struct Driver {
     _listener: Arc<AbortOnDropHandle<()>>,
 }
 
+/// What is being sent.
+pub(crate) struct Sending(AbortOnDropHandle<()>);
+
+impl Sending {
+    /// Waits until every command is confirmed.
+    pub(crate) async fn done(self) {
+        self.0.await.expect("the driver does not panic");
+    }
+}
+
 /// How a driver reaches the broker.
 #[derive(Clone)]
 struct Line {
@@ -126,6 +136,12 @@ impl Driver {
                 self.send_over(&mut channel, &mut open).await;
             }
         }
+    }
+
+    /// The same, while the scenario goes on.
+    pub(crate) fn send_in_background(&self, commands: &[Command]) -> Sending {
+        let (driver, commands) = (self.clone(), commands.to_vec());
+        Sending(AbortOnDropHandle::new(tokio::spawn(async move { driver.send(&commands).await })))
     }
 
     /// The same, so many in a second: what the broker makes wait counts as sent when its turn came, and does not slow the

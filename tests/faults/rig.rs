@@ -38,12 +38,12 @@ use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     checker::{self, Stored, Tally},
-    driver::{Command, Driver},
+    driver::{Command, Driver, Sending},
     platform::Platform,
     puppet::PLATFORM,
     servers::Server,
@@ -298,8 +298,7 @@ impl Service {
 
     /// Sends in the background; the handle resolves once every command is confirmed.
     pub(crate) fn send(&self, commands: &[Command]) -> Sending {
-        let (driver, commands) = (self.driver.clone(), commands.to_vec());
-        Sending(AbortOnDropHandle::new(tokio::spawn(async move { driver.send(&commands).await })))
+        self.driver.send_in_background(commands)
     }
 
     /// Waits until so many commands are answered.
@@ -362,16 +361,6 @@ impl Service {
         let commands: Vec<_> = communities.iter().map(apply).collect();
         self.driver.send(&commands).await;
         self.answered(&commands, commands.len()).await;
-    }
-}
-
-/// What is being sent.
-pub(crate) struct Sending(AbortOnDropHandle<()>);
-
-impl Sending {
-    /// Waits until every command is confirmed.
-    pub(crate) async fn done(self) {
-        self.0.await.expect("the driver does not panic");
     }
 }
 
