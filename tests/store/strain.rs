@@ -133,13 +133,13 @@ async fn a_network_that_falls_silent_ends_the_wait() {
     let no_change = [(uuid::Uuid::new_v4(), false)];
     let (key, a) = (message_id("k"), slug("a"));
     let (read, write, claim) =
-        tokio::join!(store.seen(&a, &key), store.mark_published(&no_change), store.claim_due_processes(10));
+        tokio::join!(store.seen(&a, &key), store.mark_published(&no_change), store.claim_due_processes(10, &[]));
     for error in [read.err(), write.err(), claim.err()] {
         assert!(matches!(error, Some(StoreError::Unavailable(_))), "{error:?}");
     }
     assert!(began.elapsed() < Duration::from_secs(35), "it took {:?}", began.elapsed());
     way.delay.send_replace(Some(Duration::ZERO));
-    store.claim_due_processes(10).await.expect("the next scan runs");
+    store.claim_due_processes(10, &[]).await.expect("the next scan runs");
     database.drop().await;
 }
 
@@ -215,7 +215,7 @@ async fn thousands_that_are_due_at_once_are_claimed_once_and_soon() {
         let began = Instant::now();
         let mut claimed = std::collections::BTreeSet::new();
         loop {
-            let batch = store.claim_due_processes(500).await.expect("the database answers");
+            let batch = store.claim_due_processes(500, &[]).await.expect("the database answers");
             if batch.is_empty() {
                 break;
             }
