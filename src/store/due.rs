@@ -24,6 +24,7 @@ use super::{
     entity::{plugin_instances, processes},
     instances::from_millis,
     keys,
+    transaction::bounded,
 };
 
 /// When to try again to close a process whose time is over and that is not polled.
@@ -63,22 +64,8 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn due_plugins(&self) -> Result<BTreeSet<Name>, StoreError> {
-        let reader = &self.connections.reader;
-        let now = clock::read(reader).await?;
-        let of_processes = processes::Entity::find()
-            .select_only()
-            .column(processes::Column::Plugin)
-            .distinct()
-            .filter(processes::Column::Status.eq(ProcessStatus::Pending.as_str()))
-            .filter(processes::Column::DueAt.lte(now));
-        let of_ticks = plugin_instances::Entity::find()
-            .select_only()
-            .column(plugin_instances::Column::Plugin)
-            .distinct()
-            .filter(plugin_instances::Column::DueAt.lte(now));
-        let mut plugins: Vec<String> = of_processes.into_tuple().all(reader).await?;
-        plugins.extend(of_ticks.into_tuple::<String>().all(reader).await?);
-        plugins.iter().map(|plugin| word("plugin", plugin)).collect()
+        let reader = self.connections.reader.clone();
+        bounded(async move { due_plugins(&reader).await }).await
     }
 
     /// Claims processes that are due, the longest due first, and moves each to its next due time. Those of the plugins
@@ -179,6 +166,24 @@ impl Store {
         })
         .await
     }
+}
+
+async fn due_plugins(reader: &impl ConnectionTrait) -> Result<BTreeSet<Name>, StoreError> {
+    let now = clock::read(reader).await?;
+    let of_processes = processes::Entity::find()
+        .select_only()
+        .column(processes::Column::Plugin)
+        .distinct()
+        .filter(processes::Column::Status.eq(ProcessStatus::Pending.as_str()))
+        .filter(processes::Column::DueAt.lte(now));
+    let of_ticks = plugin_instances::Entity::find()
+        .select_only()
+        .column(plugin_instances::Column::Plugin)
+        .distinct()
+        .filter(plugin_instances::Column::DueAt.lte(now));
+    let mut plugins: Vec<String> = of_processes.into_tuple().all(reader).await?;
+    plugins.extend(of_ticks.into_tuple::<String>().all(reader).await?);
+    plugins.iter().map(|plugin| word("plugin", plugin)).collect()
 }
 
 fn words(plugins: &[Name]) -> Vec<String> {

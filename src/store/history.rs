@@ -12,6 +12,7 @@ use super::{
     OutboxEvent, Store, StoreError, clock,
     entity::outbox::{Column, Entity, Model},
     keys,
+    transaction::bounded,
 };
 
 /// Which events of a community; the default is all of them.
@@ -64,7 +65,7 @@ impl Store {
         after: Option<Place>,
         limit: u64,
     ) -> Result<Vec<PastEvent>, StoreError> {
-        let reader = &self.connections.reader;
+        let reader = self.connections.reader.clone();
         let backend = reader.get_database_backend();
         let mut wanted = Condition::all().add(Column::Community.eq(community.as_str()));
         let Selection { since, until, plugin, types, ids, unrouted } = selection;
@@ -76,14 +77,13 @@ impl Store {
             .add_option((!ids.is_empty()).then(|| keys::one_of(backend, Column::Id, ids)))
             .add_option(unrouted.then(|| Column::Unrouted.eq(true)))
             .add_option(after.map(beyond));
-        let rows = Entity::find()
+        let page = Entity::find()
             .filter(wanted)
             .order_by_asc(Column::CreatedAt)
             .order_by_asc(Column::Position)
             .order_by_asc(Column::Id)
-            .limit(limit)
-            .all(reader)
-            .await?;
+            .limit(limit);
+        let rows = bounded(async move { Ok(page.all(&reader).await?) }).await?;
         rows.into_iter().map(PastEvent::from_row).collect()
     }
 
@@ -95,14 +95,16 @@ impl Store {
         if ids.is_empty() {
             return Ok(());
         }
-        let writer = &self.connections.writer;
-        Entity::update_many()
+        let writer = self.connections.writer.clone();
+        let routed = Entity::update_many()
             .col_expr(Column::Unrouted, Expr::val(false))
             .filter(Column::Community.eq(community.as_str()))
-            .filter(keys::one_of(writer.get_database_backend(), Column::Id, ids))
-            .exec(writer)
-            .await?;
-        Ok(())
+            .filter(keys::one_of(writer.get_database_backend(), Column::Id, ids));
+        bounded(async move {
+            routed.exec(&writer).await?;
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -145,7 +145,8 @@ impl Store {
         if let Some(after) = after {
             select = select.filter(Column::Id.gt(after));
         }
-        let rows = select.all(&self.connections.reader).await?;
+        let reader = self.connections.reader.clone();
+        let rows = bounded(async move { Ok(select.all(&reader).await?) }).await?;
         rows.into_iter().map(Instance::from_row).collect()
     }
 

@@ -21,6 +21,7 @@ use super::{
     },
     inbox::RUNNING,
     json, keys,
+    transaction::bounded,
 };
 
 /// What is known of a step.
@@ -40,15 +41,19 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn step(&self, entry: &InboxEntry, fence: i64, name: &str) -> Result<KeptStep, StoreError> {
-        let reader = &self.connections.reader;
+        let reader = self.connections.reader.clone();
         let (community, message_id) = entry.key();
         let key = (community.to_owned(), message_id.to_owned());
-        let row = inbox::Entity::find_by_id(key.clone()).one(reader).await?;
-        if !row.is_some_and(|row| row.status == RUNNING && row.fence == fence) {
-            return Ok(KeptStep::LostFence);
-        }
-        let row = Entity::find_by_id((key.0, key.1, name.to_owned())).one(reader).await?;
-        row.map_or(Ok(KeptStep::Unfinished), |row| Ok(KeptStep::Finished(json::read("steps.result", &row.result)?)))
+        let name = name.to_owned();
+        bounded(async move {
+            let row = inbox::Entity::find_by_id(key.clone()).one(&reader).await?;
+            if !row.is_some_and(|row| row.status == RUNNING && row.fence == fence) {
+                return Ok(KeptStep::LostFence);
+            }
+            let row = Entity::find_by_id((key.0, key.1, name)).one(&reader).await?;
+            row.map_or(Ok(KeptStep::Unfinished), |row| Ok(KeptStep::Finished(json::read("steps.result", &row.result)?)))
+        })
+        .await
     }
 
     /// Keeps the result of a step. `false`, and nothing is written, where the fence is no longer ours.
@@ -83,7 +88,8 @@ impl Store {
             .filter(Column::MessageId.eq(message_id.as_str()))
             .order_by_asc(Column::CreatedAt)
             .order_by_asc(Column::Name);
-        let rows = select.all(&self.connections.reader).await?;
+        let reader = self.connections.reader.clone();
+        let rows = bounded(async move { Ok(select.all(&reader).await?) }).await?;
         rows.into_iter().map(|row| Ok((row.name, json::read("steps.result", &row.result)?))).collect()
     }
 }

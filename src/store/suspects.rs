@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{
     Store, StoreError, clock,
     entity::suspects::{ActiveModel, Column, Entity},
+    transaction::bounded,
 };
 
 /// No command is on its way for longer.
@@ -23,7 +24,8 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn begun_and_not_ended(&self, command: Uuid) -> Result<u64, StoreError> {
-        Ok(Entity::find().filter(Column::Command.eq(command)).count(&self.connections.reader).await?)
+        let reader = self.connections.reader.clone();
+        bounded(async move { Ok(Entity::find().filter(Column::Command.eq(command)).count(&reader).await?) }).await
     }
 
     /// Writes down that a handling of a suspect begins.

@@ -22,6 +22,7 @@ use super::{
         uncertain_runs::{ActiveModel, Column, Entity, Model},
     },
     json, keys, steps,
+    transaction::bounded,
 };
 
 /// What it takes to run an action again.
@@ -176,7 +177,8 @@ impl Store {
             select = select.filter(Column::CreatedAt.gte(since));
         }
         let oldest = select.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).limit(filter.limit);
-        let rows = oldest.all(&self.connections.reader).await?;
+        let reader = self.connections.reader.clone();
+        let rows = bounded(async move { Ok(oldest.all(&reader).await?) }).await?;
         rows.into_iter().map(UncertainRun::from_row).collect()
     }
 
@@ -185,7 +187,8 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn uncertain_run(&self, id: Uuid) -> Result<Option<UncertainRun>, StoreError> {
-        let row = Entity::find_by_id(id).one(&self.connections.reader).await?;
+        let reader = self.connections.reader.clone();
+        let row = bounded(async move { Ok(Entity::find_by_id(id).one(&reader).await?) }).await?;
         row.map(UncertainRun::from_row).transpose()
     }
 
@@ -205,11 +208,15 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn note_run_again(&self, id: Uuid) -> Result<(), StoreError> {
-        let writer = &self.connections.writer;
+        let writer = self.connections.writer.clone();
         let waits = Column::Id.eq(id).and(Column::Decision.eq(RUN_AGAIN)).and(Column::ResolvedAt.is_null());
         let now = clock::now(writer.get_database_backend());
-        Entity::update_many().col_expr(Column::ResolvedAt, now).filter(waits).exec(writer).await?;
-        Ok(())
+        let resolved = Entity::update_many().col_expr(Column::ResolvedAt, now).filter(waits);
+        bounded(async move {
+            resolved.exec(&writer).await?;
+            Ok(())
+        })
+        .await
     }
 }
 
