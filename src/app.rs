@@ -60,9 +60,7 @@ impl App {
     /// Where an address is unusable, or the database does not answer. A broker that is away is no error: the bus connects
     /// as soon as it can.
     pub async fn with_plugins(config: Config, registry: Registry) -> anyhow::Result<Self> {
-        if config.tenancy.required && bus::Login::of(&config.broker.url)?.is_none() {
-            bail!("tenancy.required needs a broker that knows who sends a command; the bus in memory has no users");
-        }
+        refuse_unknown_senders(&config)?;
         let vault = open_vault(&config)?;
         let store = connect_store(&config).await?;
         let settings = bus_settings(&config)?;
@@ -246,11 +244,20 @@ pub fn open_vault(config: &Config) -> anyhow::Result<Vault> {
     Ok(Vault::new(&KeyEntry::parse_all(entries).with_context(|| path.display().to_string())?))
 }
 
+/// Whether the bus can tell who sends a command, where the settings ask for that.
+fn refuse_unknown_senders(config: &Config) -> anyhow::Result<()> {
+    if config.tenancy.required && bus::Login::of(&config.broker.url)?.is_none() {
+        bail!("tenancy.required needs a broker that knows who sends a command; the bus in memory has no users");
+    }
+    Ok(())
+}
+
 /// Makes a key for a `metagov dev` that has none, so that it needs no settings.
 ///
 /// # Errors
-/// Where the file cannot be written.
+/// Where the settings refuse the start all the same, and where the file cannot be written.
 pub fn make_dev_key(config: &Config) -> anyhow::Result<()> {
+    refuse_unknown_senders(config)?;
     let path = config.data_dir.join(KEYS);
     if config.secrets.keys.is_empty() && !path.exists() {
         let text = format!("{}\n", KeyEntry::generate().expose_secret());

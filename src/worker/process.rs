@@ -192,7 +192,13 @@ impl Handlers {
         let found = self.store.process(&body.community, body.process_id).await?;
         // A poll that comes late, or for a process that is gone, has nobody who waits for an answer.
         let found = found.filter(|found| found.plugin == *plugin && found.process == *process);
-        let Some(found) = found.filter(|found| !found.record.status.is_terminal()) else { return Ok(Verdict::Done) };
+        let Some(found) = found.filter(|found| !found.record.status.is_terminal()) else {
+            if envelope.suspect {
+                // Its first delivery may have ended the process itself and have died before that was told.
+                self.unless_seen(envelope).await?;
+            }
+            return Ok(Verdict::Done);
+        };
         let open = match self.open(found).await {
             Ok(open) => open,
             Err(detour) => return or_the_next(detour),

@@ -68,6 +68,23 @@ pub(crate) fn count(book: &Book, commands: &[Command], calls: &Calls, stored: St
 }
 
 impl Tally {
+    /// What came of the commands of two services. The platform, which they share, has been counted for both.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.attempted += other.attempted;
+        self.acknowledged += other.acknowledged;
+        self.ok += other.ok;
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.recovered += other.recovered;
+        self.unexpected += other.unexpected;
+        self.stuck += other.stuck;
+        self.copies += other.copies;
+        for (kind, count) in other.kinds {
+            *self.kinds.entry(kind).or_default() += count;
+        }
+        Self { keys: other.keys, extra_calls: other.extra_calls, ..self }
+    }
+
     fn add(&mut self, entry: &Entry, allowed: &[&str]) {
         self.attempted += 1;
         self.acknowledged += usize::from(entry.acknowledged);

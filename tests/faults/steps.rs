@@ -7,6 +7,7 @@ use rand::Rng;
 use serde_json::{Value, json};
 
 use crate::{
+    checker::Tally,
     driver::Command,
     rig::{Rig, Service, Setup, Size},
     table::Row,
@@ -32,28 +33,20 @@ fn setup() -> Setup {
     Setup { settings, ..Setup::default() }
 }
 
-/// Lets workers die at a place, so many times, one after the other. Returns what was sent to them meanwhile.
-async fn die_at(
-    rig: &mut Rig,
-    service: &mut Service,
-    place: &str,
-    times: usize,
-    (action, script): (&str, &Value),
-) -> Vec<Command> {
+/// Lets a worker die at a place, and starts one that does not. Returns what was sent meanwhile.
+async fn die_at(rig: &mut Rig, service: &mut Service, place: &str, (action, script): (&str, &Value)) -> Vec<Command> {
     let mut commands = Vec::new();
-    for _ in 0..times {
-        let passages = rig.random.random_range(0..4);
-        service.set("FAILPOINTS", Some(&format!("{place}={passages}*off->return")));
-        service.processes.clear();
-        service.start(Role::Worker);
-        for tries in 0.. {
-            assert!(tries < 600, "a worker passes {place} and lives: {}", service.processes[0].log_from(0));
-            let part = service.commands(rig.random.random_range(1..8), action, script);
-            service.driver.send(&part).await;
-            commands.extend(part);
-            if service.processes[0].ended_within(Duration::from_millis(200)).await.is_some() {
-                break;
-            }
+    let passages = rig.random.random_range(0..4);
+    service.set("FAILPOINTS", Some(&format!("{place}={passages}*off->return")));
+    service.processes.clear();
+    service.start(Role::Worker);
+    for tries in 0.. {
+        assert!(tries < 600, "a worker passes {place} and lives: {}", service.processes[0].log_from(0));
+        let part = service.commands(rig.random.random_range(1..8), action, script);
+        service.driver.send(&part).await;
+        commands.extend(part);
+        if service.processes[0].ended_within(Duration::from_millis(200)).await.is_some() {
+            break;
         }
     }
     service.set("FAILPOINTS", None);
@@ -62,20 +55,32 @@ async fn die_at(
     commands
 }
 
-/// Whichever step is the last one, the next worker finishes what was begun.
+/// Whichever step is the last one, the next worker finishes what was begun. What has met a death is answered before the
+/// next one comes: a command that three workers die of is a poison, and another scenario's.
 pub(crate) async fn t03(rig: &mut Rig, size: Size) -> Row {
     let times = size.of(100, 2);
-    let mut service = rig.service(setup()).await;
     let script = json!({ "deeds": ["succeed"], "calls": true });
-    let mut commands = Vec::new();
+    // One service for each place, so that all of them wait for the leases of the dead at the same time.
+    let mut services = Vec::new();
     for place in PLACES {
-        commands.extend(die_at(rig, &mut service, place, times, ("keyed", &script)).await);
+        services.push((place, rig.service(setup()).await, Vec::new()));
     }
-    let tally = service.settle(&commands, &["action.completed"]).await;
-    let (keys, extra, deaths) = (tally.keys, tally.extra_calls, PLACES.len() * times);
+    for _ in 0..times {
+        for (place, service, commands) in &mut services {
+            commands.extend(die_at(rig, service, place, ("keyed", &script)).await);
+        }
+        for (_, service, commands) in &services {
+            service.answered(commands, commands.len()).await;
+        }
+    }
+    let mut tally = Tally::default();
+    for (_, service, commands) in &mut services {
+        tally = tally.and(service.settle(commands, &["action.completed"]).await);
+    }
+    let (keys, extra, deaths, sent) = (tally.keys, tally.extra_calls, PLACES.len() * times, tally.attempted);
     Row::new("T03", format!("{times} × `abort()` at each of {} places", PLACES.len()))
         .counts(tally)
-        .exactly("keys at the platform", keys, commands.len())
+        .exactly("keys at the platform", keys, sent)
         .at_most("calls repeated", extra, deaths * 2 * CONCURRENCY)
 }
 
@@ -84,7 +89,11 @@ pub(crate) async fn t04(rig: &mut Rig, size: Size) -> Row {
     let times = size.of(200, 5);
     let mut service = rig.service(setup()).await;
     let script = json!({ "deeds": ["succeed"], "calls": false });
-    let commands = die_at(rig, &mut service, "worker::published", times, ("pure", &script)).await;
+    let mut commands = Vec::new();
+    for _ in 0..times {
+        commands.extend(die_at(rig, &mut service, "worker::published", ("pure", &script)).await);
+        service.answered(&commands, commands.len()).await;
+    }
     let tally = service.settle(&commands, &["action.completed"]).await;
     let copies = tally.copies;
     Row::new("T04", format!("{times} × `abort()` between the confirm of events and their mark")).counts(tally).at_least(

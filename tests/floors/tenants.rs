@@ -22,6 +22,18 @@ const FOR_THE_WHOLE_SERVICE: &[(&str, &str)] = &[
     ("claim_due_ticks", "one scan wakes what is due anywhere; each row says whose it is"),
     ("unpublished", "the sweeper publishes what a crash left; each row goes out under its own routing key"),
     ("mark_published", "by ids that were handed out with their community; one statement for a batch of many"),
+    ("overdue", "a count of what is left behind, for a gauge"),
+    ("due_plugins", "names of plugins; no community's row is told"),
+    ("every_instance", "`keys rotate` seals all secrets anew, and shows none"),
+    ("reseal", "by ids that were handed out with their community"),
+    ("begun_and_not_ended", "by a UUID that follows from community and key; the table holds nothing else of them"),
+    ("begin_suspect", "by a UUID that follows from community and key; the table holds nothing else of them"),
+    ("end_suspect", "by the id of one handling"),
+    ("acquit", "by a UUID that follows from community and key; the table holds nothing else of them"),
+    ("uncertain_runs", "the operator's list; its filter names a community where one is asked for"),
+    ("uncertain_run", "by an id from the operator's list"),
+    ("decide", "by an id from the operator's list"),
+    ("note_run_again", "by an id from the operator's list"),
     ("instances_by_platform_id", "a platform's webhook for all communities: only the gateway and `*` may send one"),
 ];
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -151,6 +151,9 @@ impl Play {
     }
 }
 
+/// One schedule at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 impl Stage {
     /// Sets the stage: a database in which the community has its plugin.
     pub(crate) fn set() -> Self {
@@ -188,6 +191,8 @@ impl Stage {
         let file = self.directory.path().join(format!("{}.db", Uuid::new_v4().simple()));
         std::fs::copy(&self.template, &file).expect("the template can be copied");
         let play = Play::workload();
+        // The places and the platform's book are the process's.
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         puppet::calls().clear();
         let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let (met, heard, dead) = self.perform(&file, &play, schedule);
@@ -207,7 +212,6 @@ impl Stage {
     }
 
     fn perform(&self, file: &Path, play: &Play, schedule: &[Interruption]) -> (usize, Vec<Event>, usize) {
-        // One schedule at a time: the places are the process's.
         let armed = FailScenario::setup();
         while MET.notified().now_or_never().is_some() {}
         let heard = Arc::new(Heard::default());
