@@ -65,6 +65,8 @@ pub(crate) struct Final {
     pub(crate) kind: String,
     /// Tells bodies apart.
     pub(crate) body: u64,
+    /// What went wrong, where something did.
+    pub(crate) problem: Value,
     /// How often it arrived.
     pub(crate) copies: u32,
 }
@@ -147,10 +149,10 @@ impl Driver {
     /// The same, so many in a second: what the broker makes wait counts as sent when its turn came, and does not slow the
     /// rhythm down.
     pub(crate) async fn send_at(&self, per_second: u32, commands: &[Command]) {
-        const TICKS: u32 = 50;
-        let mut ticks = interval(Duration::from_secs(1) / TICKS);
+        let in_second = per_second.clamp(1, 50);
+        let mut ticks = interval(Duration::from_secs(1) / in_second);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        let share = usize::try_from((per_second / TICKS).max(1)).expect("it is small");
+        let share = usize::try_from((per_second / in_second).max(1)).expect("it is small");
         let (due, mut waiting) = mpsc::unbounded_channel::<Command>();
         let driver = self.clone();
         let sending = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -168,6 +170,12 @@ impl Driver {
         }
         drop(due);
         sending.await.expect("the sender does not panic");
+    }
+
+    /// The same, while the scenario goes on.
+    pub(crate) fn send_at_in_background(&self, per_second: u32, commands: &[Command]) -> Sending {
+        let (driver, commands) = (self.clone(), commands.to_vec());
+        Sending(AbortOnDropHandle::new(tokio::spawn(async move { driver.send_at(per_second, &commands).await })))
     }
 
     fn note_sent<'a>(&self, commands: impl Iterator<Item = &'a Command>) {
@@ -285,6 +293,14 @@ impl Driver {
         returns
     }
 
+    /// The problems that these commands were answered with.
+    pub(crate) fn problems(&self, commands: &[Command]) -> Vec<Value> {
+        let book = self.book();
+        let finals =
+            commands.iter().filter_map(|command| book.entries.get(&command.id)).flat_map(|entry| &entry.finals);
+        finals.map(|last| last.problem.clone()).filter(|problem| !problem.is_null()).collect()
+    }
+
     /// How long each answered command waited for its first final event, in order of length.
     pub(crate) fn latencies(&self, commands: &[Command]) -> Vec<Duration> {
         let book = self.book();
@@ -373,10 +389,10 @@ impl Book {
         let id = event["id"].as_str().expect("an event has an id").to_owned();
         let mut hasher = DefaultHasher::new();
         data.hash(&mut hasher);
-        let body = hasher.finish();
+        let (body, problem) = (hasher.finish(), event["data"]["problem"].clone());
         match entry.finals.iter_mut().find(|known| known.id == id && known.body == body) {
             Some(known) => known.copies += 1,
-            None => entry.finals.push(Final { id, kind, body, copies: 1 }),
+            None => entry.finals.push(Final { id, kind, body, problem, copies: 1 }),
         }
     }
 }

@@ -10,6 +10,7 @@ mod database;
 mod driver;
 mod platform;
 mod platforms;
+mod plugins;
 #[expect(dead_code, reason = "the tests of the bus use the rest")]
 #[path = "../bus/proxy.rs"]
 mod proxy;
@@ -106,6 +107,11 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T18" Full broker::t18: "queue of dead letters missing";
     "T19" Ci database::t19: "PostgreSQL ended as in a crash and started again";
     "T20" Full database::t20: "sessions of PostgreSQL thrown out";
+    "T32" Ci plugins::t32: "plugin panics";
+    "T33" Ci plugins::t33: "plugin hangs, plugin blocks its thread";
+    "T35" Ci plugins::t35: "poison that kills its process each time";
+    "T36" Ci plugins::t36: "platform of one community slow";
+    "T37" Full plugins::t37: "one community floods";
     "T38" Ci platforms::t38: "platform busy, broken, silent, slow";
 };
 
@@ -131,7 +137,10 @@ fn main() -> ExitCode {
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be built");
+    // As many threads as `metagov` has at least: one that is blocked leaves some for the others.
+    let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4));
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(threads).enable_all().build().expect("a runtime can be built");
     match runtime.block_on(work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

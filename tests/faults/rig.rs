@@ -381,6 +381,14 @@ async fn migrate(url: &str) {
 
 /// What workers declare at their start, so that the driver need not wait for the first of them; `topology apply`.
 pub(crate) async fn declare(url: &str, prefix: &str) {
+    let bus = connect(url, prefix).await;
+    let plugins: Vec<_> = workers::registry().names().cloned().collect();
+    bus.apply_topology(&plugins).await.expect("the broker lets us declare");
+    bus.close().await;
+}
+
+/// The service's own way to the broker, for what only it knows to read.
+pub(crate) async fn connect(url: &str, prefix: &str) -> Bus {
     let settings = bus::Settings {
         url: SecretString::from(url),
         prefix: prefix.to_owned(),
@@ -389,8 +397,5 @@ pub(crate) async fn declare(url: &str, prefix: &str) {
         delivery_limit: 30,
         service_users: BTreeSet::new(),
     };
-    let bus = Bus::connect(&settings, CancellationToken::new()).await.expect("the URL of the broker is usable");
-    let plugins: Vec<_> = workers::registry().names().cloned().collect();
-    bus.apply_topology(&plugins).await.expect("the broker lets us declare");
-    bus.close().await;
+    Bus::connect(&settings, CancellationToken::new()).await.expect("the URL of the broker is usable")
 }

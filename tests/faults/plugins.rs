@@ -1,0 +1,274 @@
+//! Plugins that crash, hang and panic, and communities that are slow or many: what one does, the others hardly notice.
+//!
+//! Where a figure is a multiple of an undisturbed one, [`grain`] is added: on two cores, with the servers beside it, one turn
+//! of the scheduler or one write to the disk moves the worst few. In CI a p99 is the second of them all.
+
+use std::{collections::HashSet, time::Duration};
+
+use metagov::bus::DeadVerdict;
+use rand::Rng;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    checker::Tally,
+    driver::{Command, Sending, quantile},
+    platform::{Answer, Call},
+    rig::{COMMUNITY, Rig, Service, Setup, Size, connect},
+    table::Row,
+    workers::Role,
+};
+
+/// The community that makes the trouble.
+const OTHER: &str = "other";
+/// What `worker.community_share` is by default, of a hundred.
+const SHARE: usize = 75;
+
+/// See above. Who stands in another's way is seen in seconds.
+fn grain(size: Size) -> Duration {
+    Duration::from_millis(size.of(25, 100))
+}
+
+fn setup(concurrency: usize, deadline: usize) -> Setup {
+    let settings =
+        vec![("worker.concurrency", concurrency.to_string()), ("worker.deadline_seconds", deadline.to_string())];
+    Setup { settings, communities: vec![COMMUNITY.to_owned(), OTHER.to_owned()], ..Setup::default() }
+}
+
+fn in_community(service: &Service, count: usize, community: &str, action: &str, script: &Value) -> Vec<Command> {
+    (0..count).map(|_| service.command_in(community, action, script)).collect()
+}
+
+/// So many commands that are answered at once, sent at a rhythm while the scenario goes on.
+fn steadily(service: &Service, per_second: u32, commands: &[Command]) -> Sending {
+    service.driver.send_at_in_background(per_second, commands)
+}
+
+fn p99(service: &Service, commands: &[Command]) -> Duration {
+    quantile(&service.driver.latencies(commands), 990)
+}
+
+fn kind(tally: &Tally, kind: &str) -> usize {
+    tally.kinds.get(kind).copied().unwrap_or(0)
+}
+
+/// How many of these commands ended in this problem.
+fn ended_in(service: &Service, commands: &[Command], problem: &str) -> usize {
+    let problems = service.driver.problems(commands);
+    problems.iter().filter(|said| said["type"].as_str().is_some_and(|url| url.ends_with(problem))).count()
+}
+
+/// The calls that a community's commands made, by command.
+fn calls_of(rig: &Rig, community: &str) -> Vec<Vec<Call>> {
+    rig.platform.calls().into_values().filter(|calls| calls[0].community == community).collect()
+}
+
+/// One of ten panics. Whoever asked is told without the details, which are in the log.
+pub(crate) async fn t32(rig: &mut Rig, size: Size) -> Row {
+    let count = size.of(1_000, 100);
+    let environment = vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())];
+    let mut service = rig.service(Setup { environment, ..setup(32, 5) }).await;
+    let (well, panics) = (json!({ "deeds": ["succeed"], "calls": true }), json!({ "deeds": ["panic"], "calls": true }));
+    let poor = service.commands(count, "keyed", &panics);
+    let others = service.commands(9 * count, "keyed", &well);
+    let mixed: Vec<_> =
+        poor.iter().zip(others.chunks(9)).flat_map(|(one, nine)| [&[one.clone()], nine].concat()).collect();
+    service.driver.send(&mixed).await;
+    let tally = service.settle(&mixed, &["action.completed", "action.failed"]).await;
+    let log = service.processes[0].log_from(0);
+    let told = service.driver.problems(&poor).iter().map(Value::to_string).collect::<String>();
+    let silent = !["the puppet was told to", ".rs", "backtrace"].iter().any(|detail| told.contains(detail));
+    let completed = kind(&tally, "action.completed");
+    Row::new("T32", format!("1 of 10 of {} commands panics", 10 * count))
+        .exactly("calls repeated", tally.extra_calls, 0)
+        .counts(tally)
+        .exactly("completed", completed, 9 * count)
+        .exactly("failed with `plugin-panicked`", ended_in(&service, &poor, "/plugin-panicked"), count)
+        .holds("no detail of the panic in the events", silent)
+        .exactly("panics in the log", log.matches("the puppet was told to").count(), count)
+        .exactly("backtraces in the log", log.matches("stack backtrace:").count(), count)
+}
+
+/// Handlers that hang, and one that blocks its thread, round after round: each round finds the handlers of the one before
+/// free, and the neighbours hardly notice.
+pub(crate) async fn t33(rig: &mut Rig, size: Size) -> Row {
+    const HANDS: usize = 16;
+    const LIMIT: Duration = Duration::from_secs(2);
+    const PER_SECOND: u32 = 20;
+    let rounds = size.of(20, 3);
+    let mut service = rig.service(setup(HANDS, 2)).await;
+    let quick = json!({ "deeds": ["succeed"], "calls": true });
+    let beside = usize::try_from(PER_SECOND).expect("it is small") * rounds * 3;
+    let (calm, neighbours) = (service.commands(beside, "keyed", &quick), service.commands(beside, "keyed", &quick));
+    steadily(&service, PER_SECOND, &calm).done().await;
+    service.answered(&calm, calm.len()).await;
+    let sending = steadily(&service, PER_SECOND, &neighbours);
+    let hangs = json!({ "deeds": ["hang"], "calls": true });
+    // Longer than its deadline, and gone before the next round but one.
+    let blocks = json!({ "deeds": [{ "block": 4_000 }], "calls": true });
+    let (mut stuck, mut repeatable) = (Vec::new(), 0);
+    for _ in 0..rounds {
+        // As many as a community may run, so that a handler that is not freed is missed in the next round.
+        let part = [
+            in_community(&service, 1, OTHER, "keyed", &blocks),
+            in_community(&service, 1, OTHER, "unsafe", &hangs),
+            in_community(&service, HANDS * SHARE / 100 - 2, OTHER, "keyed", &hangs),
+        ]
+        .concat();
+        repeatable += part.len() - 1;
+        service.driver.send(&part).await;
+        service.driver.wait_for(&part, part.len(), LIMIT * 10).await;
+        stuck.extend(part);
+    }
+    sending.done().await;
+    let slowest = service.driver.latencies(&stuck).last().copied();
+    let slowest = slowest.filter(|_| service.driver.answered(&stuck) == stuck.len());
+    let commands = [calm.clone(), neighbours.clone(), stuck.clone()].concat();
+    let tally = service.settle(&commands, &["action.completed", "action.failed", "action.uncertain"]).await;
+    let told = service.processes[0].log_from(0).matches("a handler blocks its thread").count();
+    let solo = p99(&service, &calm);
+    let uncertain = kind(&tally, "action.uncertain");
+    Row::new("T33", format!("{rounds} × {} handlers that hang and one that blocks its thread", HANDS * SHARE / 100 - 1))
+        .exactly("calls repeated", tally.extra_calls, 0)
+        .counts(tally)
+        .exactly("failed with `timeout`", ended_in(&service, &stuck, "/timeout"), repeatable)
+        .exactly("unsafe and uncertain", uncertain, rounds)
+        .within("slowest outcome", slowest, LIMIT + Duration::from_secs(1))
+        .exactly("blocked threads in the log", told, rounds)
+        .note("p99 of the others alone", format!("{solo:.1?}"))
+        .within("p99 of the others", p99(&service, &neighbours), solo * 2 + grain(size))
+}
+
+/// Starts a worker wherever one has died, as a supervisor does, until everything is answered, or until so many have died
+/// that it is no use. How many died.
+async fn supervise(service: &mut Service, commands: &[Command], most: usize) -> usize {
+    let (mut crashes, until) = (0, Instant::now() + Duration::from_mins(10));
+    while service.driver.answered(commands) < commands.len() && crashes < most && Instant::now() < until {
+        for place in 0..service.processes.len() {
+            if service.processes[place].has_died() {
+                crashes += 1;
+                service.replace_by(place, Role::Worker);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    crashes
+}
+
+/// Commands that kill their process each time, in the middle of many that do not.
+pub(crate) async fn t35(rig: &mut Rig, size: Size) -> Row {
+    const DEATHS: usize = 3;
+    let count = size.of(10_000, 600);
+    let effects = size.of(&["idempotent", "pure", "keyed"][..], &["idempotent"]);
+    let mut service = rig.service(Setup { workers: 2, ..setup(32, 5) }).await;
+    let slowly = json!({ "deeds": [{ "wait": 50 }], "calls": true });
+    let mut innocents = service.commands(count / 2, "keyed", &slowly);
+    innocents.extend(service.commands(count / 2, "pure", &slowly));
+    let kills = json!({ "deeds": ["kill"], "calls": true });
+    let poison: Vec<_> = effects.iter().map(|effect| service.command_in(OTHER, effect, &kills)).collect();
+    let mut commands = innocents.clone();
+    for command in &poison {
+        // Among the first, so that each death has many beside it.
+        let place = rig.random.random_range(0..count / 4);
+        commands.insert(place, command.clone());
+    }
+    let sending = service.send(&commands);
+    let crashes = supervise(&mut service, &commands, 4 * DEATHS * poison.len()).await;
+    sending.done().await;
+    let tally = service.settle(&commands, &["action.completed", "action.failed"]).await;
+    let completed = kind(&tally, "action.completed");
+
+    let bus = connect(&rig.broker.url, &service.prefix).await;
+    let dead = bus.dead_letters(&mut |_| DeadVerdict::Keep).await.expect("the dead letters can be read");
+    bus.close().await;
+    let poisonous: HashSet<_> = poison.iter().map(|command| command.id.clone()).collect();
+    let convicted = dead.iter().filter(|letter| poisonous.contains(&letter.id()));
+    let convicted = convicted.filter(|letter| letter.reason() == Some("killed-its-worker")).count();
+    let most = calls_of(rig, OTHER).iter().map(Vec::len).max().unwrap_or(0);
+    Row::new("T35", format!("{} poisonous among {count} commands, 2 workers under a supervisor", poison.len()))
+        .counts(tally)
+        .at_least("crashes", crashes, 2)
+        .at_most("crashes in all", crashes, DEATHS * poison.len())
+        .at_most("crashes of one command", most, DEATHS)
+        .exactly("answered with `worker-crashed`", ended_in(&service, &poison, "/worker-crashed"), poison.len())
+        .exactly("dead letters for having killed a worker", convicted, poison.len())
+        .exactly("innocents completed", completed, count)
+        .exactly("innocents dead-lettered", dead.len() - convicted, 0)
+}
+
+/// The most calls that were under way at once, where each takes so long.
+fn most_at_once(calls: &[Vec<Call>], each: Duration) -> usize {
+    let mut begun: Vec<_> = calls.iter().flatten().map(|call| call.at).collect();
+    begun.sort_unstable();
+    let under_way = |end: usize| begun[..=end].iter().rev().take_while(|at| begun[end] - **at < each).count();
+    (0..begun.len()).map(under_way).max().unwrap_or(0)
+}
+
+/// One community's platform is slow, and it has much to do there. Its neighbour goes on as ever, from the first moment.
+pub(crate) async fn t36(rig: &mut Rig, size: Size) -> Row {
+    const PER_SECOND: u32 = 10;
+    let (count, each, hands) = size.of((1_000, 30, 256), (200, 3, 32));
+    let (time, cap) = (size.of(120, 15), hands * SHARE / 100);
+    let slowly = Duration::from_secs(each);
+    let mut service = rig.service(setup(hands, 60)).await;
+    rig.platform.answer_to(OTHER, Answer::Slow(slowly));
+    let script = json!({ "deeds": ["succeed"], "calls": true });
+    let beside = usize::try_from(PER_SECOND).expect("it is small") * time;
+    let (calm, neighbours) = (service.commands(beside, "keyed", &script), service.commands(beside, "keyed", &script));
+    let slow = in_community(&service, count, OTHER, "keyed", &script);
+    steadily(&service, PER_SECOND, &calm).done().await;
+    let sending = (steadily(&service, PER_SECOND, &neighbours), service.send(&slow));
+    sending.0.done().await;
+    sending.1.done().await;
+    let open = count - service.driver.answered(&slow);
+    let commands = [calm.clone(), neighbours.clone(), slow].concat();
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    let most = most_at_once(&calls_of(rig, OTHER), slowly);
+    let solo = p99(&service, &calm);
+    Row::new("T36", format!("{count} commands to a platform that takes {each} s, and a neighbour with {PER_SECOND}/s"))
+        .exactly("calls repeated", tally.extra_calls, 0)
+        .counts(tally)
+        .at_most("handlers of the slow one", most, cap)
+        .at_least("handlers of the slow one at its best", most, cap / 2)
+        .at_least("of it open when the neighbour was through", open, 1)
+        .note("p99 of the neighbour alone", format!("{solo:.1?}"))
+        .within("p99 of the neighbour", p99(&service, &neighbours), solo * 3 / 2 + grain(size))
+}
+
+/// One community floods, and twenty others have one command a second each.
+pub(crate) async fn t37(rig: &mut Rig, size: Size) -> Row {
+    let (count, time) = (size.of(100_000, 10_000), size.of(60, 10));
+    let names: Vec<_> = (0..20).map(|number| format!("small-{number}")).collect();
+    let communities = [names.clone(), vec![OTHER.to_owned()]].concat();
+    let mut service = rig.service(Setup { communities, ..Setup::default() }).await;
+    let script = json!({ "deeds": ["succeed"], "calls": true });
+    let part = || -> Vec<_> {
+        (0..time).flat_map(|_| names.iter().map(|name| service.command_in(name, "keyed", &script))).collect()
+    };
+    let (calm, neighbours) = (part(), part());
+    let flood = in_community(&service, count, OTHER, "keyed", &script);
+    steadily(&service, 20, &calm).done().await;
+    let before = service.processes[0].resident_kib();
+    let sending = (steadily(&service, 20, &neighbours), service.send(&flood));
+    let (mut most, mut memory) = (before, tokio::time::interval(Duration::from_millis(200)));
+    while service.driver.answered(&neighbours) < neighbours.len() {
+        memory.tick().await;
+        most = most.max(service.processes[0].resident_kib());
+    }
+    sending.0.done().await;
+    let open = count - service.driver.answered(&flood);
+    sending.1.done().await;
+    let commands = [calm.clone(), neighbours.clone(), flood].concat();
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    let throttled = service.processes[0].log_from(0).contains("over its share");
+    let grown = usize::try_from(most.saturating_sub(before) / 1024).unwrap_or(usize::MAX);
+    let solo = p99(&service, &calm);
+    Row::new("T37", format!("{count} commands of one community at once, {} others with 1/s each", names.len()))
+        .exactly("calls repeated", tally.extra_calls, 0)
+        .counts(tally)
+        .holds("the log names who is over its share", throttled)
+        .at_least("of the flood open when the others were through", open, 1)
+        .at_most("MiB grown", grown, 50)
+        .note("p99 of the others alone", format!("{solo:.1?}"))
+        .within("p99 of the others", p99(&service, &neighbours), solo * 2)
+}
