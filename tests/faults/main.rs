@@ -11,11 +11,13 @@ mod driver;
 mod platform;
 mod platforms;
 mod plugins;
+mod polls;
 #[expect(dead_code, reason = "the tests of the bus use the rest")]
 #[path = "../bus/proxy.rs"]
 mod proxy;
 mod puppet;
 mod rig;
+mod scheduler;
 mod servers;
 mod steps;
 mod table;
@@ -107,6 +109,11 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T18" Full broker::t18: "queue of dead letters missing";
     "T19" Ci database::t19: "PostgreSQL ended as in a crash and started again";
     "T20" Full database::t20: "sessions of PostgreSQL thrown out";
+    "T26" Ci scheduler::t26: "two schedulers at once";
+    "T27" Full scheduler::t27: "one of two schedulers killed";
+    "T28" Full scheduler::t28: "a scheduler stopped in the middle of a claim";
+    "T30" Ci scheduler::t30: "everything due in one second";
+    "T31" Full scheduler::t31: "half-open link from a scheduler to PostgreSQL";
     "T32" Ci plugins::t32: "plugin panics";
     "T33" Ci plugins::t33: "plugin hangs, plugin blocks its thread";
     "T35" Ci plugins::t35: "poison that kills its process each time";

@@ -67,6 +67,8 @@ story! {
         world.send(&poison).await;
         for death in 1..=3 {
             die_with_them_in_hand(world, &tag, death).await;
+            // The lease of the dead has run out.
+            world.sql("UPDATE inbox SET lease_until = created_at WHERE lease_until IS NOT NULL").await;
         }
         world.start_worker().await;
         let told = world.answer(&poison).await;

@@ -432,8 +432,8 @@ impl World {
             "inbox",
             "outbox",
             "steps",
-            "suspects",
             "uncertain_runs",
+            "suspects",
         ] {
             let sql = format!("SELECT COUNT(*) AS rows FROM {table}");
             let statement = Statement::from_string(connection.get_database_backend(), sql);
