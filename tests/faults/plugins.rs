@@ -72,7 +72,7 @@ pub(crate) async fn t32(rig: &mut Rig, size: Size) -> Row {
     let poor = service.commands(count, "keyed", &panics);
     let others = service.commands(9 * count, "keyed", &well);
     let mixed: Vec<_> =
-        poor.iter().zip(others.chunks(9)).flat_map(|(one, nine)| [&[one.clone()], nine].concat()).collect();
+        poor.iter().zip(others.chunks(9)).flat_map(|(one, nine)| [std::slice::from_ref(one), nine].concat()).collect();
     service.driver.send(&mixed).await;
     let tally = service.settle(&mixed, &["action.completed", "action.failed"]).await;
     let log = service.processes[0].log_from(0);
