@@ -23,6 +23,7 @@ mod instances;
 mod intake;
 mod lifecycle;
 mod process;
+mod pulse;
 mod settle;
 mod shares;
 mod suspects;
@@ -37,7 +38,7 @@ use std::sync::Arc;
 
 use metagov_sdk::contract::Name;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
+use tracing::{info, warn};
 
 pub use self::{answer::message_of_stored, tenancy::Tenancy};
 use self::{
@@ -46,6 +47,7 @@ use self::{
     handle::Handlers,
     instances::Instances,
     intake::{Intake, Sharing},
+    pulse::Pulse,
     settle::Settler,
     suspects::Suspects,
     trouble::Trouble,
@@ -115,6 +117,7 @@ impl Worker {
 
     /// Takes deliveries until `stop` is cancelled, then finishes what runs.
     pub async fn run(self, stop: CancellationToken) {
+        let pulse = Pulse::start().inspect_err(|error| warn!(%error, "no thread is left to keep the others awake"));
         for queue in &self.queues {
             let plugin = match queue {
                 Queue::Plugin(plugin) | Queue::Poll(plugin) => Some(plugin.as_str()),
@@ -136,5 +139,6 @@ impl Worker {
         self.tasks.close();
         self.tasks.wait().await;
         info!("drained");
+        drop(pulse);
     }
 }

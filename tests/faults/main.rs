@@ -115,9 +115,9 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T30" Ci scheduler::t30: "everything due in one second";
     "T31" Full scheduler::t31: "half-open link from a scheduler to PostgreSQL";
     "T32" Ci plugins::t32: "plugin panics";
-    "T33" Ci plugins::t33: "plugin hangs, plugin blocks its thread";
+    "T33" Full plugins::t33: "plugin hangs, plugin blocks its thread";
     "T35" Ci plugins::t35: "poison that kills its process each time";
-    "T36" Ci plugins::t36: "platform of one community slow";
+    "T36" Full plugins::t36: "platform of one community slow";
     "T37" Full plugins::t37: "one community floods";
     "T38" Ci platforms::t38: "platform busy, broken, silent, slow";
 };

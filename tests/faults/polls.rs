@@ -18,7 +18,7 @@ use lapin::{
     types::FieldTable,
 };
 use metagov_sdk::contract::Poll;
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement, TransactionTrait};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, Statement, TransactionTrait};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
@@ -117,19 +117,19 @@ impl Polls {
         self.database.execute_unprepared(statement).await.expect("the statement is right");
     }
 
-    /// Keeps the next claim waiting in its transaction, and everything while `then` is done; then lets it go on.
-    pub(crate) async fn in_a_claim(&self, service: &mut Service, then: impl FnOnce(&mut Service)) {
-        const WAITING: &str = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    /// Keeps claims waiting in their transactions until the gate is committed; returns once so many wait, be it for the
+    /// gate or for each other.
+    pub(crate) async fn hold(&self, service: &Service, claims: usize) -> DatabaseTransaction {
+        const WAITING: &str = "SELECT COUNT(DISTINCT pid) FROM pg_locks WHERE NOT granted";
         let gate = self.database.begin().await.expect("the database answers");
         gate.execute_unprepared("SELECT pg_advisory_xact_lock(26)").await.expect("the lock is ours");
-        let waits = async {
-            while service.sql(WAITING).await == 0 {
+        let waiting = async {
+            while service.sql(WAITING).await < claims {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), waits).await.expect("something is claimed");
-        then(service);
-        gate.commit().await.expect("the database answers");
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("so much is claimed");
+        gate
     }
 
     /// Compares what was claimed with what was made of it.

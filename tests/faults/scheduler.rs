@@ -109,7 +109,9 @@ pub(crate) async fn t28(rig: &mut Rig, size: Size) -> Row {
     let starts = ballots(count, turns, every);
     service.driver.send(&starts).await;
     made(&polls, count, PATIENCE).await.expect("every process is polled");
-    polls.in_a_claim(&mut service, |service| service.processes[2].signal("STOP")).await;
+    let gate = polls.hold(&service, 1).await;
+    service.processes[2].signal("STOP");
+    gate.commit().await.expect("the database answers");
     service.start(Role::Scheduler);
     sleep(stopped).await;
     let (left, heard) = (open(&service).await, service.processes[2].log_length());
@@ -127,7 +129,7 @@ pub(crate) async fn t28(rig: &mut Rig, size: Size) -> Row {
         .within("longest lag", found.lags.last().copied(), Duration::from_secs(15))
 }
 
-/// Everything is due in one second.
+/// Everything is due in one second, and two schedulers meet in it: each takes what the other one has not.
 pub(crate) async fn t30(rig: &mut Rig, size: Size) -> Row {
     const ALL_AT_ONCE: &str = "UPDATE processes SET due_at = date_trunc('second', now()) + interval '2 seconds'";
     let count = size.of(5_000, 1_000);
@@ -138,11 +140,14 @@ pub(crate) async fn t30(rig: &mut Rig, size: Size) -> Row {
     service.answered(&starts, count).await;
     polls.execute(ALL_AT_ONCE).await;
     let began = Instant::now();
+    // Both are in the middle of a claim before either can end it.
+    let gate = polls.hold(&service, 2).await;
+    gate.commit().await.expect("the database answers");
     let tally = ended(&mut service, &starts, Duration::ZERO).await;
     let last = rig.platform.calls().values().filter_map(|calls| Some(calls.last()?.at - began)).max();
     let found = polls.found().await;
     let (keys, again) = (tally.keys, tally.extra_calls);
-    Row::new("T30", format!("{count} processes due in the same second, two schedulers"))
+    Row::new("T30", format!("{count} processes due in the same second, two schedulers in a claim at once"))
         .counts(found.tally(&tally))
         .exactly("polls that reached the platform", keys, count)
         .exactly("of them repeated", again, 0)
