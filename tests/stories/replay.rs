@@ -22,7 +22,7 @@ impl Ran {
     }
 
     fn assert_replayed(&self, code: i32, replayed: usize, unrouted: usize) {
-        let summary = json!({ "replayed": replayed, "unrouted": unrouted });
+        let summary = json!({ "replayed": replayed, "unrouted": unrouted, "refused": 0 });
         assert_eq!((self.code, self.lines()), (code, vec![summary]), "{}", self.stderr);
     }
 }
