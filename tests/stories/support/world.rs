@@ -282,8 +282,11 @@ impl World {
         self.running.push(Running { stop, abort: CancellationToken::new(), bus, task });
     }
 
-    /// Ends everything that runs as a crash would: nothing is finished, nothing acknowledged.
+    /// Ends everything that runs as a crash would: nothing is finished, nothing acknowledged. What was told so far is
+    /// marked as told before, for a death between the two is a story of `tests/interruptions`.
     pub(crate) async fn crash(&mut self) {
+        let marked = async { while self.store.overdue(Duration::ZERO).await.expect("the database answers") > 0 {} };
+        tokio::time::timeout(Duration::from_mins(1), marked).await.expect("what is told is marked");
         for running in self.running.drain(..) {
             running.abort.cancel();
             running.task.abort();
