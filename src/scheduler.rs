@@ -7,13 +7,15 @@
 //! Where no worker serves a plugin, or its workers are far behind, what is due stays due in the database: no command is
 //! made of it until there is room, and then one, however many intervals have passed. (An expiration would not do: what
 //! expires in a queue of commands goes to the dead letters, and a process that is polled once an hour would miss an hour.)
+//!
+//! Due times go by the database's clock. Where that is seen to jump back, what it has left behind is set right first.
 //! Up: `processes.due_at` and `plugin_instances.due_at` in the database. Down:
 //! `metagov.poll.<plugin>` in the broker, then `src/worker`.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use metagov_sdk::contract::{Command, Name, Poll, Tick, event::derive_uuid};
+use metagov_sdk::contract::{Command, Name, Poll, Tick, Timestamp, event::derive_uuid};
 use tokio::{sync::Notify, time::timeout};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
@@ -39,6 +41,8 @@ pub struct Scheduler {
     bus: Bus,
     batch: u64,
     held_back: BTreeSet<Name>,
+    /// What time the database had at the last scan.
+    last: Option<Timestamp>,
 }
 
 /// Why a scan ends early.
@@ -54,7 +58,7 @@ impl Scheduler {
     /// A scheduler that claims at most `batch` rows at once.
     #[must_use]
     pub fn new(store: Store, bus: Bus, batch: u64) -> Self {
-        Self { store, bus, batch, held_back: BTreeSet::new() }
+        Self { store, bus, batch, held_back: BTreeSet::new(), last: None }
     }
 
     /// Scans each second until `stop` is cancelled.
@@ -87,6 +91,7 @@ impl Scheduler {
 
     /// Claims and publishes what is due, batch by batch, until nothing is left that there is room for.
     async fn scan(&mut self) -> Result<(), Interrupted> {
+        self.look_at_the_clock().await?;
         loop {
             let due = self.store.due_plugins().await?;
             self.hold_back(&due).await?;
@@ -102,6 +107,20 @@ impl Scheduler {
                 return Ok(());
             }
         }
+    }
+
+    /// Sees to it that nothing waits for a time that has been taken back.
+    async fn look_at_the_clock(&mut self) -> Result<(), StoreError> {
+        let now = self.store.now().await?;
+        // Whoever begins cannot know what the clock has done before.
+        if self.last.is_none_or(|last| now < last) {
+            let set_right = self.store.set_right_due_times().await?;
+            if set_right > 0 {
+                warn!(set_right, %now, "the database's clock has jumped back; what it left behind is due now");
+            }
+        }
+        self.last = Some(now);
+        Ok(())
     }
 
     /// Looks which of these plugins have no worker, or no room in their queue.

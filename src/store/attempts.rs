@@ -26,6 +26,9 @@ use super::{
     transaction::bounded,
 };
 
+/// So much longer than ours another worker's lease may be, of another version or with other settings.
+const LONGER_LEASES: Duration = Duration::from_mins(5);
+
 /// What is about to be attempted.
 #[derive(Debug, Clone)]
 pub struct NewAttempt {
@@ -219,7 +222,14 @@ async fn begin(
     // The lock may have been waited for: only now is it certain what time it is.
     let now = clock::read_precisely(transaction).await?;
     if let Some(until) = row.lease_until.filter(|until| *until > now) {
-        return Ok(Begun::Running { until });
+        // No lease reaches so far but one that was taken before the clock jumped back: it ends as if taken now.
+        let farthest = clock::later(now, lease);
+        if until <= clock::later(farthest, LONGER_LEASES) {
+            return Ok(Begun::Running { until });
+        }
+        let ends = Entity::update_many().col_expr(Column::LeaseUntil, Expr::val(farthest));
+        ends.filter(of_key(entry)).exec(transaction).await?;
+        return Ok(Begun::Running { until: farthest });
     }
     let (fence, attempts) = (row.fence + 1, row.attempts + 1);
     Entity::update_many()

@@ -28,7 +28,7 @@ use super::{
 };
 
 /// When to try again to close a process whose time is over and that is not polled.
-const CLOSE_AGAIN: Duration = Duration::from_secs(30);
+pub(super) const CLOSE_AGAIN: Duration = Duration::from_secs(30);
 
 /// A process that was due.
 #[derive(Debug, Clone, PartialEq, Eq)]

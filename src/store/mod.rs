@@ -27,6 +27,7 @@ mod outbox;
 mod processes;
 mod runs;
 mod steps;
+mod stranded;
 mod suspects;
 mod transaction;
 mod uncertain;

@@ -21,6 +21,7 @@ use super::{
     communities::word,
     entity::outbox::{ActiveModel, Column, Entity, Model},
     keys,
+    stranded::SLACK,
     transaction::bounded,
 };
 
@@ -94,12 +95,19 @@ impl Store {
                 let backend = transaction.get_database_backend();
                 let now = clock::read(transaction).await?;
                 let old_enough = clock::earlier(now, older_than);
-                let free = Condition::any().add(Column::ClaimedUntil.is_null()).add(Column::ClaimedUntil.lt(now));
+                // The other halves are for a clock that has jumped back behind what it wrote.
+                let free = Condition::any()
+                    .add(Column::ClaimedUntil.is_null())
+                    .add(Column::ClaimedUntil.lt(now))
+                    .add(Column::ClaimedUntil.gt(clock::later(now, SWEEP_LEASE + SLACK)));
+                let old_enough = Condition::any()
+                    .add(Column::CreatedAt.lte(old_enough))
+                    .add(Column::CreatedAt.gt(clock::later(now, SLACK)));
                 let oldest = Entity::find()
                     .select_only()
                     .column(Column::Id)
                     .filter(Column::PublishedAt.is_null())
-                    .filter(Column::CreatedAt.lte(old_enough))
+                    .filter(old_enough)
                     .filter(free)
                     .order_by_asc(Column::CreatedAt)
                     .order_by_asc(Column::Position)

@@ -5,6 +5,7 @@
 
 mod broker;
 mod checker;
+mod clock;
 mod crashes;
 mod database;
 mod driver;
@@ -112,6 +113,7 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T26" Ci scheduler::t26: "two schedulers at once";
     "T27" Full scheduler::t27: "one of two schedulers killed";
     "T28" Full scheduler::t28: "a scheduler stopped in the middle of a claim";
+    "T29" Full clock::t29: "clocks jump, the service stands still";
     "T30" Ci scheduler::t30: "everything due in one second";
     "T31" Full scheduler::t31: "half-open link from a scheduler to PostgreSQL";
     "T32" Ci plugins::t32: "plugin panics";

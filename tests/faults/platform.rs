@@ -101,6 +101,11 @@ impl Platform {
         self.state().calls.clone()
     }
 
+    /// Calls beyond the first of each key.
+    pub(crate) fn repeated(&self) -> usize {
+        self.state().calls.values().map(|calls| calls.len() - 1).sum()
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().expect("nobody panics while holding it")
     }

@@ -112,6 +112,27 @@ impl Polls {
         self.book().len()
     }
 
+    /// How often each process was polled since then.
+    pub(crate) fn of_each_since(&self, from: DateTime<Utc>) -> HashMap<Uuid, usize> {
+        let mut counts = HashMap::new();
+        for ((process, _), arrivals) in self.book().iter() {
+            let since = arrivals.iter().filter(|at| **at >= from).count();
+            if since > 0 {
+                *counts.entry(*process).or_default() += since;
+            }
+        }
+        counts
+    }
+
+    /// The longest time between these two in which nothing was polled.
+    pub(crate) fn longest_gap(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Duration {
+        let mut times: Vec<_> = self.book().values().flatten().copied().filter(|at| (from..=to).contains(at)).collect();
+        times.extend([from, to]);
+        times.sort_unstable();
+        let gaps = times.windows(2).filter_map(|pair| (pair[1] - pair[0]).to_std().ok());
+        gaps.max().unwrap_or_default()
+    }
+
     /// Runs a statement on the service's database.
     pub(crate) async fn execute(&self, statement: &str) {
         self.database.execute_unprepared(statement).await.expect("the statement is right");

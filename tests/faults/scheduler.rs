@@ -22,7 +22,7 @@ const BATCH: usize = 500;
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Commands that start processes, each polled so often at this interval.
-fn ballots(count: usize, polls: usize, every: Duration) -> Vec<Command> {
+pub(crate) fn ballots(count: usize, polls: usize, every: Duration) -> Vec<Command> {
     let every_ms = u64::try_from(every.as_millis()).expect("it is short");
     let parameters = json!({ "until": polls, "every_ms": every_ms, "deeds": ["succeed"], "calls": true });
     let body = json!({ "community": COMMUNITY, "parameters": parameters });

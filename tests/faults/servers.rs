@@ -11,6 +11,7 @@ use std::{
 pub(crate) struct Server {
     script: PathBuf,
     directory: PathBuf,
+    environment: Vec<(String, String)>,
     /// Its address.
     pub(crate) url: String,
 }
@@ -18,8 +19,18 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `rabbitmq` or `postgres`; the arguments are those of the script's `start`.
     pub(crate) async fn start(service: &str, directory: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(service, directory, arguments, Vec::new()).await
+    }
+
+    /// The same, with these variables for the server itself.
+    pub(crate) async fn start_with(
+        service: &str,
+        directory: &Path,
+        arguments: &[&str],
+        environment: Vec<(String, String)>,
+    ) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services").join(service);
-        let mut server = Self { script, directory: directory.join(service), url: String::new() };
+        let mut server = Self { script, directory: directory.join(service), environment, url: String::new() };
         server.url = server.run("start", arguments).await;
         server
     }
@@ -97,7 +108,7 @@ impl Server {
 
     async fn command(&self, verb: &str, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(&self.script);
-        command.arg(verb).arg(&self.directory).args(arguments);
+        command.arg(verb).arg(&self.directory).args(arguments).envs(self.environment.iter().cloned());
         let output = tokio::task::spawn_blocking(move || command.output())
             .await
             .expect("nothing panics there")

@@ -19,6 +19,7 @@ on_both!(
     of_many_workers_one_attempts,
     a_retry_of_a_repeatable_action_is_visible_and_takes_no_key,
     the_start_of_a_process_leaves_no_run,
+    a_lease_from_before_a_clock_jumped_back_ends_as_if_taken_now,
 );
 
 const LEASE: Duration = Duration::from_mins(1);
@@ -139,4 +140,16 @@ async fn the_start_of_a_process_leaves_no_run(database: &Database) {
     let unit = Unit { fence: Some(fence), run: None, ..pure("a", "k") };
     store.commit(vec![unit]).await.expect("the database answers");
     assert_eq!(view(&store, "k").await, Some((2, AttemptStatus::Completed)));
+}
+
+async fn a_lease_from_before_a_clock_jumped_back_ends_as_if_taken_now(database: &Database) {
+    let store = database.store().await;
+    begin(&store, "k", LEASE).await;
+    let before = store.now().await.expect("the clock");
+    database.set_time("inbox", "lease_until", "message_id = 'k'", before + Duration::from_hours(1)).await;
+    for _ in 0..2 {
+        let Begun::Running { until } = begin(&store, "k", LEASE).await else { panic!("its worker may be alive") };
+        assert!(until >= before + LEASE && until <= store.now().await.expect("the clock") + LEASE, "{until}");
+    }
+    assert!(matches!(begin(&store, "k", Duration::ZERO).await, Begun::Running { .. }), "what is left counts");
 }

@@ -1,7 +1,8 @@
 //! A database for one test, on either server, and the macro that runs a story on both.
 
 use metagov::store::{Settings, Store};
-use sea_orm::{ConnectionTrait, Database as SeaOrm, DatabaseConnection};
+use metagov_sdk::contract::Timestamp;
+use sea_orm::{ConnectionTrait, Database as SeaOrm, DatabaseConnection, Statement};
 use uuid::Uuid;
 
 /// Which database a story runs on.
@@ -64,6 +65,16 @@ impl Database {
     /// A connection of the test's own, to look behind the store.
     pub(crate) async fn raw(&self) -> DatabaseConnection {
         SeaOrm::connect(&self.url).await.expect("the database opens")
+    }
+
+    /// Sets a time behind the store's back, as a clock would that has jumped since.
+    pub(crate) async fn set_time(&self, table: &str, column: &str, rows: &str, time: Timestamp) {
+        let raw = self.raw().await;
+        let sql = format!("UPDATE {table} SET {column} = $1 WHERE {rows}");
+        let update = Statement::from_sql_and_values(raw.get_database_backend(), sql, [time.into()]);
+        let updated = raw.execute_raw(update).await.expect("the statement is right");
+        assert!(updated.rows_affected() > 0, "no row of {table} has {rows}");
+        raw.close().await.expect("the connection closes");
     }
 
     pub(crate) async fn drop(self) {

@@ -17,6 +17,7 @@ on_both!(
     what_has_ended_is_never_due,
     a_tick_is_claimed_once_for_each_interval,
     a_change_does_not_put_off_a_poll,
+    what_a_clock_that_jumped_back_has_left_behind_is_due_at_once,
 );
 
 async fn commit(store: &Store, changes: Vec<Change>) {
@@ -149,4 +150,34 @@ async fn a_change_does_not_put_off_a_poll(database: &Database) {
         store.claim_due_processes(10, &[]).await.expect("the database answers").is_empty(),
         "from now on each hour"
     );
+}
+
+async fn what_a_clock_that_jumped_back_has_left_behind_is_due_at_once(database: &Database) {
+    let store = database.store().await;
+    let saw = community_with(&store, "a", new_instance("a", Some(Duration::from_mins(5)))).await;
+    let now = store.now().await.expect("the clock");
+    let polled = |every: u64| {
+        let mut process = process("a", saw.id, now);
+        process.poll_every = Some(Duration::from_mins(every));
+        process
+    };
+    let (often, seldom, mut closing) = (polled(5), polled(90), process("a", saw.id, now));
+    closing.record.closes_at = Some(now + Duration::from_hours(3));
+    commit(&store, [&often, &seldom, &closing].map(insert).into()).await;
+    assert_eq!(
+        store.set_right_due_times().await.expect("the database answers"),
+        0,
+        "nothing is farther than it may be"
+    );
+
+    // An hour later by the clock of before, five minutes and ninety from where it is now.
+    let ahead = |minutes: u64| now + Duration::from_mins(minutes);
+    database.set_time("processes", "due_at", "poll_every_ms = 300000", ahead(65)).await;
+    database.set_time("processes", "due_at", "poll_every_ms = 5400000", ahead(89)).await;
+    database.set_time("plugin_instances", "due_at", "tick_every_ms = 300000", ahead(65)).await;
+    assert_eq!(store.set_right_due_times().await.expect("the database answers"), 2);
+    let due = store.claim_due_processes(10, &[]).await.expect("the database answers");
+    assert_eq!(due.iter().map(|due| due.id).collect::<Vec<_>>(), [often.record.id], "once, and no other");
+    assert_eq!(store.claim_due_ticks(10, &[]).await.expect("the database answers").len(), 1);
+    assert!(store.claim_due_processes(10, &[]).await.expect("the database answers").is_empty(), "then as always");
 }

@@ -15,6 +15,7 @@ on_both!(
     an_event_is_stored_byte_for_byte,
     what_is_marked_is_not_swept,
     two_sweepers_do_not_take_the_same,
+    what_is_from_before_a_clock_jumped_back_is_swept_at_once,
     events_are_found_by_what_they_are,
     pages_miss_nothing_and_repeat_nothing_where_many_events_have_the_same_time,
     the_mark_of_having_found_no_queue_is_taken_off_in_its_own_community_only,
@@ -38,6 +39,17 @@ async fn an_event_is_stored_byte_for_byte(database: &Database) {
     assert_eq!(stored.len(), 1);
     assert_eq!(stored[0].event, whole);
     assert_eq!(&*stored[0].event.body, body);
+}
+
+async fn what_is_from_before_a_clock_jumped_back_is_swept_at_once(database: &Database) {
+    let store = database.store().await;
+    store.commit(vec![pure("a", "k")]).await.expect("the database answers");
+    let ahead = store.now().await.expect("the clock") + Duration::from_hours(1);
+    database.set_time("outbox", "created_at", "inbox_key = 'k'", ahead).await;
+    assert_eq!(store.unpublished(Duration::from_mins(1), 10).await.expect("the database answers").len(), 1);
+    assert!(store.unpublished(Duration::from_mins(1), 10).await.expect("the database answers").is_empty(), "claimed");
+    database.set_time("outbox", "claimed_until", "inbox_key = 'k'", ahead).await;
+    assert_eq!(store.unpublished(Duration::from_mins(1), 10).await.expect("the database answers").len(), 1);
 }
 
 async fn what_is_marked_is_not_swept(database: &Database) {
