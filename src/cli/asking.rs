@@ -55,7 +55,7 @@ impl Ask {
                 ..Properties::default()
             },
         };
-        bus.publish(vec![Outgoing { to: Destination::Commands, message }])
+        connection::publish(bus, vec![Outgoing { to: Destination::Commands, message }])
             .await
             .context("cannot publish the command")?;
         Ok(())

@@ -168,7 +168,7 @@ async fn publish(
         message.properties.headers.insert(REPLAYED_HEADER.to_owned(), "true".to_owned());
         Outgoing { to: to.clone(), message }
     });
-    let published = bus.publish(outgoing.collect()).await?;
+    let published = connection::publish(bus, outgoing.collect()).await?;
     let mut delivered = Vec::new();
     for (past, published) in events.iter().zip(published) {
         match published {

@@ -46,6 +46,7 @@ impl Store {
     {
         let writer = self.connections.writer.clone();
         tokio::spawn(async move {
+            failpoint!("store::asking", |text| Err(StoreError::Unavailable(text)));
             // Deferred, SQLite's default, fails at its first write where somebody else wrote in between.
             let options = TransactionOptions {
                 sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -56,6 +57,7 @@ impl Store {
                 Ok(done) => {
                     failpoint!("store::committing", |text| Err(StoreError::Unavailable(text)));
                     transaction.commit().await?;
+                    failpoint!("store::committed", |text| Err(StoreError::Unavailable(text)));
                     Ok(done)
                 }
                 Err(error) => {
@@ -72,7 +74,11 @@ impl Store {
 pub(super) async fn bounded<T: Send + 'static>(
     question: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, StoreError> {
-    in_time(tokio::spawn(question)).await
+    let asked = async move {
+        failpoint!("store::asking", |text| Err(StoreError::Unavailable(text)));
+        question.await
+    };
+    in_time(tokio::spawn(asked)).await
 }
 
 async fn in_time<T>(task: JoinHandle<Result<T, StoreError>>) -> Result<T, StoreError> {

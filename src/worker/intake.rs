@@ -2,8 +2,9 @@
 //!
 //! One task owns the [`Shares`] of its queue, so that nothing is locked. A body is parsed here, once, for whose it is says
 //! the body; one that is large is parsed on a thread of its own, one after the other, so that megabytes never hold up the
-//! turn of anybody else. To park is to publish a copy to the delay ladder (twice 1 s, three times 5 s, then 30 s) and to acknowledge the
-//! delivery then: no attempt is counted, and many go out in one publication. What was fetched and not begun when the worker
+//! turn of anybody else. To park is to publish a copy to the delay ladder, to a step by which there is room for it
+//! ([`super::bookings`]) and no shorter one the more often it was parked, and to acknowledge the delivery then: no attempt is
+//! counted, and many go out in one publication. What was fetched and not begun when the worker
 //! stops goes back to the queue.
 //!
 //! The order of one community's commands is kept but for what was parked and what is large; commands that build on one
@@ -25,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use super::{
+    bookings::Bookings,
     envelope::{NONCE_HEADER, Opened, open},
     settle::Settler,
     shares::{Limits, Next, Owner, Shares, Throttled},
@@ -96,8 +98,9 @@ pub(super) struct Intake {
     rate: Option<Rate>,
     clock: DefaultClock,
     tasks: TaskTracker,
-    /// Over their share, not yet published.
-    over: Vec<Taken>,
+    bookings: Bookings,
+    /// Over their share, not yet published, with the step where each is to wait.
+    over: Vec<(Taken, DelayStep)>,
     parking: Option<JoinHandle<()>>,
     large: VecDeque<Delivery>,
     opening: Option<JoinHandle<Taken>>,
@@ -140,6 +143,7 @@ impl Intake {
             rate,
             clock,
             tasks,
+            bookings: Bookings::default(),
             over: Vec::new(),
             parking: None,
             large: VecDeque::new(),
@@ -155,14 +159,14 @@ impl Intake {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while let Ok(owner) = self.ended.try_recv() {
-                self.shares.done(&owner, Instant::now());
+                self.done(&owner);
             }
             let wait = self.start_all();
             self.park();
             self.open_large();
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(owner) = self.ended.recv() => self.shares.done(&owner, Instant::now()),
+                Some(owner) = self.ended.recv() => self.done(&owner),
                 _ = ended(&mut self.parking) => self.parking = None,
                 taken = ended(&mut self.opening) => {
                     self.opening = None;
@@ -201,14 +205,22 @@ impl Intake {
         }
     }
 
+    fn done(&mut self, owner: &Owner) {
+        let now = Instant::now();
+        self.shares.done(owner, now);
+        self.bookings.done(owner, now);
+    }
+
     fn offer(&mut self, taken: Taken) {
         let throttled = self.shares.offer(owner(&taken), taken.parked, taken, Instant::now());
         self.throttle(throttled);
     }
 
     fn look_after(&mut self) {
-        let throttled = self.shares.look_after(Instant::now());
+        let now = Instant::now();
+        let throttled = self.shares.look_after(now);
         self.throttle(throttled);
+        self.bookings.look_after(now);
         if let Some(rate) = &self.rate {
             rate.retain_recent();
         }
@@ -222,7 +234,11 @@ impl Intake {
         }
         let parked = u64::try_from(items.len()).unwrap_or(u64::MAX);
         metrics::counter!(measures::THROTTLED, "plugin" => self.label.clone()).increment(parked);
-        self.over.extend(items);
+        let now = Instant::now();
+        self.over.extend(items.into_iter().map(|taken| {
+            let step = self.bookings.book(&owner, now).max(step_after(taken.parked));
+            (taken, step)
+        }));
     }
 
     /// Starts whatever may run; says when to look again, where a rate holds somebody back.
@@ -258,9 +274,9 @@ impl Intake {
         let batch = std::mem::take(&mut self.over);
         let settler = Arc::clone(&self.settler);
         self.parking = Some(self.tasks.spawn(async move {
-            let copies = batch.iter().map(parked_copy).collect();
+            let copies = batch.iter().map(|(taken, step)| parked_copy(taken, *step)).collect();
             if settler.publish(copies).await {
-                for taken in batch {
+                for (taken, _) in batch {
                     taken.delivery.receipt.ack();
                 }
             }
@@ -269,7 +285,7 @@ impl Intake {
 
     async fn give_back(mut self) {
         let mut unbegun = self.shares.drain();
-        unbegun.append(&mut self.over);
+        unbegun.extend(self.over.drain(..).map(|(taken, _)| taken));
         if let Some(opening) = self.opening.take() {
             unbegun.extend(opening.await);
         }
@@ -306,8 +322,17 @@ fn owner(taken: &Taken) -> Owner {
     }
 }
 
+/// Where what was parked so often waits at least.
+fn step_after(parked: u32) -> DelayStep {
+    match parked {
+        0 | 1 => DelayStep::OneSecond,
+        2..=4 => DelayStep::FiveSeconds,
+        _ => DelayStep::ThirtySeconds,
+    }
+}
+
 /// The copy that comes back later.
-fn parked_copy(taken: &Taken) -> Outgoing {
+fn parked_copy(taken: &Taken, step: DelayStep) -> Outgoing {
     let mut message = taken.delivery.message.clone();
     let headers = &mut message.properties.headers;
     headers.insert(THROTTLED_HEADER.to_owned(), taken.parked.saturating_add(1).to_string());
@@ -316,10 +341,5 @@ fn parked_copy(taken: &Taken) -> Outgoing {
         // The broker forgets with this delivery that there was one before.
         headers.insert(SUSPECT_HEADER.to_owned(), true.to_string());
     }
-    let step = match taken.parked {
-        0 | 1 => DelayStep::OneSecond,
-        2..=4 => DelayStep::FiveSeconds,
-        _ => DelayStep::ThirtySeconds,
-    };
     Outgoing { to: Destination::Delay(step), message }
 }

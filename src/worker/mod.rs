@@ -13,6 +13,7 @@
 mod action;
 mod answer;
 mod attempt;
+mod bookings;
 mod bound;
 mod committer;
 mod community;

@@ -16,16 +16,22 @@ use rand_chacha::ChaCha8Rng;
 use stage::Stage;
 
 /// Every place between two steps.
-const PLACES: [&str; 8] = [
+const PLACES: [&str; 10] = [
     "worker::taken",
     "worker::begun",
     "worker::called",
+    "store::asking",
     "store::committing",
+    "store::committed",
     "worker::committed",
     "worker::published",
     "worker::marked",
     "worker::acknowledged",
 ];
+
+/// Those at which the database can refuse: before it is asked anything, before it has committed, and when it has, so that
+/// only its answer is lost.
+const REFUSALS: [&str; 3] = ["store::asking", "store::committing", "store::committed"];
 
 /// Schedules with several interruptions, where nobody asks for more.
 const DRAWN: usize = 150;
@@ -77,7 +83,8 @@ fn an_interruption_at_any_passage_of_any_place_breaks_no_promise() {
     let stage = Stage::set();
     let mut schedules = 0;
     let ends = PLACES.map(|place| (place, Deed::End));
-    for (place, deed) in ends.into_iter().chain([("store::committing", Deed::Refuse)]) {
+    let refusals = REFUSALS.map(|place| (place, Deed::Refuse));
+    for (place, deed) in ends.into_iter().chain(refusals) {
         let mut passage = 1;
         loop {
             let interruption = Interruption { place, passage, deed };
@@ -107,10 +114,11 @@ fn several_interruptions_in_a_row_break_no_promise() {
         let schedule: Vec<_> = (0..lots.random_range(2..=5))
             .map(|drawn| {
                 let place = PLACES[lots.random_range(0..PLACES.len())];
-                let refuses = place == "store::committing" && lots.random();
+                let refuses = REFUSALS.contains(&place) && lots.random();
                 let passage = lots.random_range(1..=8);
                 if refuses || drawn >= MOST_DEATHS {
-                    Interruption { place: "store::committing", passage, deed: Deed::Refuse }
+                    let place = if refuses { place } else { REFUSALS[lots.random_range(0..REFUSALS.len())] };
+                    Interruption { place, passage, deed: Deed::Refuse }
                 } else {
                     Interruption { place, passage, deed: Deed::End }
                 }

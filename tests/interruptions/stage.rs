@@ -229,6 +229,7 @@ impl Stage {
             }
         }
         armed.teardown();
+        runtime_of_a_worker().block_on(self.sweep(file, &run.bus));
         let heard = std::mem::take(&mut *run.heard.events.lock().expect("nobody panics over it"));
         let mut dead = 0;
         let runtime = runtime_of_a_worker();
@@ -243,6 +244,33 @@ impl Stage {
         (run.met, heard, dead)
     }
 
+    /// Lets time pass for events that are out and could not be marked, and a worker sweep them.
+    async fn sweep(&self, file: &Path, bus: &Bus) {
+        let store = open(file).await;
+        if store.overdue(Duration::ZERO).await.expect("the database answers") == 0 {
+            return;
+        }
+        let long_ago = "UPDATE outbox SET created_at = '2000-01-01 00:00:00+00:00' WHERE published_at IS NULL";
+        connect(file).await.execute_unprepared(long_ago).await.expect("the table is there");
+        let stop = CancellationToken::new();
+        let working = tokio::spawn(self.worker(store.clone(), bus).run(stop.clone()));
+        let swept = async {
+            while store.overdue(Duration::ZERO).await.expect("the database answers") > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, swept).await.expect("the sweeper publishes what is not marked");
+        stop.cancel();
+        working.await.expect("the worker does not panic");
+    }
+
+    fn worker(&self, store: Store, bus: &Bus) -> Worker {
+        let plugins: Vec<Name> = self.registry.names().cloned().collect();
+        let registry = Arc::clone(&self.registry);
+        let parts = Parts { registry, host: self.host.clone(), bus: bus.clone(), store, tenancy: Tenancy::default() };
+        Worker::new(parts, &self.settings, "stage", &plugins, CancellationToken::new())
+    }
+
     /// The life of one worker.
     async fn work(&self, file: &Path, run: &mut Run<'_>) -> End {
         let store = open(file).await;
@@ -252,13 +280,8 @@ impl Stage {
             .execute_unprepared("UPDATE inbox SET lease_until = created_at WHERE lease_until IS NOT NULL")
             .await
             .expect("the table is there");
-        let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-        let plugins: Vec<Name> = self.registry.names().cloned().collect();
-        let registry = Arc::clone(&self.registry);
-        let parts =
-            Parts { registry, host: self.host.clone(), bus: run.bus.clone(), store, tenancy: Tenancy::default() };
-        let worker = Worker::new(parts, &self.settings, "stage", &plugins, abort);
-        let mut working = tokio::spawn(worker.run(stop.clone()));
+        let stop = CancellationToken::new();
+        let mut working = tokio::spawn(self.worker(store, &run.bus).run(stop.clone()));
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(act) = run.play.acts.get(run.act).filter(|_| !run.sent) {

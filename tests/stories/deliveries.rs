@@ -181,4 +181,13 @@ story! {
         let stored = world.store.processes(&World::community(), filter).await.expect("it answers");
         assert_eq!(stored.iter().filter(|p| p.record.status == ProcessStatus::Completed).count(), 200);
     }
+
+    async fn a_command_line_that_would_wait_for_ever_says_why(world: World) {
+        // The queues stand with 30, and the broker refuses to have them declared otherwise.
+        let other = [("METAGOV__BROKER__DELIVERY_LIMIT", "20")];
+        let (code, _, words) = world.metagov_with(&["community", "apply", "acme"], &other).await;
+        assert_eq!(code, 5, "{words}");
+        let queue = format!("{}.", world.prefix);
+        assert!(words.contains(&queue) && words.contains("delete it once it is empty"), "{words}");
+    }
 }

@@ -385,12 +385,13 @@ impl World {
 
     /// Runs the command line against this world: its exit code, stdout and stderr.
     pub(crate) async fn metagov(&self, arguments: &[&str]) -> (i32, String, String) {
+        self.metagov_with(arguments, &[]).await
+    }
+
+    /// The same with further variables.
+    pub(crate) async fn metagov_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_metagov"));
-        command
-            .args(arguments)
-            .env("METAGOV__BROKER__URL", required("METAGOV_TEST_AMQP_URL"))
-            .env("METAGOV__BROKER__PREFIX", &self.prefix)
-            .env("METAGOV__DATABASE__URL", &self.url);
+        command.args(arguments).envs(self.settings()).envs(environment.iter().copied());
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it does not panic");
         let output = output.expect("the program was built");
         let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");

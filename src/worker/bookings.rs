@@ -1,0 +1,163 @@
+//! When what was parked comes back: no more at a time than its owner's handlers get through until then.
+//!
+//! A flood that came back all at once, second after second, would go round and round through its queue, and whoever stands
+//! behind it would wait for all of it again and again. So each copy is booked for the first step of the delay ladder before
+//! which its owner has room, by the rate at which its handlers ended lately. It is a guess, and nothing but time depends on
+//! it: what comes back where there is no room is parked anew.
+//!
+//! Pure and synchronous as [`super::shares`] is; the time is given. Up: [`super::intake`], which parks. Down: nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::shares::Owner;
+use crate::bus::DelayStep;
+
+/// The time over which handlers are counted: longer than those of a slow platform take.
+const LATELY: Duration = Duration::from_mins(1);
+/// Before so much time, and before the first has ended, nobody knows how fast an owner's handlers are.
+const UNKNOWN: Duration = Duration::from_secs(1);
+/// A little too many come back rather than too few: to be parked again costs less than idle handlers.
+const OVERBOOKED: f64 = 1.5;
+
+/// The books of all owners of one queue that were parked lately.
+#[derive(Debug, Default)]
+pub(super) struct Bookings {
+    owners: HashMap<Owner, Book>,
+}
+
+#[derive(Debug)]
+struct Book {
+    begun: Instant,
+    /// Handlers that ended, each counting less the longer ago it was.
+    ended: f64,
+    counted: Instant,
+    /// How many come back in which second since the book was begun.
+    returns: BTreeMap<u64, u32>,
+}
+
+impl Bookings {
+    /// One more of this owner's is parked; for how long.
+    pub(super) fn book(&mut self, owner: &Owner, now: Instant) -> DelayStep {
+        if let Some(book) = self.owners.get_mut(owner) {
+            return book.book(now);
+        }
+        self.owners.entry(owner.clone()).or_insert_with(|| Book::new(now)).book(now)
+    }
+
+    /// A handler of this owner's has ended.
+    pub(super) fn done(&mut self, owner: &Owner, now: Instant) {
+        if let Some(book) = self.owners.get_mut(owner) {
+            book.age(now);
+            book.ended += 1.0;
+        }
+    }
+
+    /// From time to time: forgets what has come back, and whose everything has.
+    pub(super) fn look_after(&mut self, now: Instant) {
+        self.owners.retain(|_, book| {
+            let second = book.second(now);
+            book.returns.retain(|returns, _| *returns >= second);
+            !book.returns.is_empty()
+        });
+    }
+}
+
+impl Book {
+    fn new(now: Instant) -> Self {
+        Self { begun: now, ended: 0.0, counted: now, returns: BTreeMap::new() }
+    }
+
+    fn second(&self, now: Instant) -> u64 {
+        now.duration_since(self.begun).as_secs()
+    }
+
+    fn age(&mut self, now: Instant) {
+        self.ended *= (-now.duration_since(self.counted).div_duration_f64(LATELY)).exp();
+        self.counted = now;
+    }
+
+    /// Handlers that end in a second; `None` while that is unknown.
+    fn rate(&mut self, now: Instant) -> Option<f64> {
+        let known = now.duration_since(self.begun);
+        if known < UNKNOWN || self.ended <= 0.0 {
+            return None;
+        }
+        self.age(now);
+        let seconds = LATELY.as_secs_f64() * (1.0 - (-known.div_duration_f64(LATELY)).exp());
+        Some(self.ended / seconds)
+    }
+
+    fn book(&mut self, now: Instant) -> DelayStep {
+        let (rate, second) = (self.rate(now), self.second(now));
+        let has_room = |step: DelayStep| {
+            let Some(rate) = rate else { return true };
+            let until = second + step.delay().as_secs();
+            let booked: u32 = self.returns.range(second..=until).map(|(_, count)| count).sum();
+            f64::from(booked) < rate * step.delay().as_secs_f64() * OVERBOOKED
+        };
+        let step = DelayStep::ALL.into_iter().find(|step| has_room(*step)).unwrap_or(DelayStep::TenMinutes);
+        *self.returns.entry(second + step.delay().as_secs()).or_default() += 1;
+        step
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOOD: Owner = Owner::Unknown;
+
+    /// A book of an owner whose handlers have ended at this rate for ten seconds, and the time then.
+    fn known(per_second: u32) -> (Bookings, Instant) {
+        let (mut bookings, mut now) = (Bookings::default(), Instant::now());
+        bookings.book(&FLOOD, now);
+        for _ in 0..10 * per_second {
+            now += Duration::from_secs(1) / per_second;
+            bookings.done(&FLOOD, now);
+        }
+        (bookings, now)
+    }
+
+    fn steps(bookings: &mut Bookings, count: usize, now: Instant) -> Vec<usize> {
+        let mut steps = vec![0; DelayStep::ALL.len()];
+        for _ in 0..count {
+            let step = bookings.book(&FLOOD, now);
+            steps[DelayStep::ALL.iter().position(|known| *known == step).expect("it is a step")] += 1;
+        }
+        steps
+    }
+
+    #[test]
+    fn as_many_come_back_at_each_step_as_are_handled_until_then() {
+        let (mut bookings, now) = known(100);
+        let steps = steps(&mut bookings, 100_000, now);
+        for (step, until) in DelayStep::ALL.into_iter().zip(1..).take(4) {
+            let back: usize = steps[..until].iter().sum();
+            let handled = 150 * usize::try_from(step.delay().as_secs()).expect("it is small");
+            assert!(back.abs_diff(handled) <= handled / 20, "{steps:?}");
+        }
+        assert_eq!(steps.iter().sum::<usize>(), 100_000, "the rest waits at the last step");
+    }
+
+    #[test]
+    fn while_nobody_knows_how_fast_it_goes_everything_comes_back_soon() {
+        let (mut bookings, now) = (Bookings::default(), Instant::now());
+        assert_eq!(steps(&mut bookings, 1_000, now), [1_000, 0, 0, 0, 0]);
+        assert_eq!(bookings.book(&FLOOD, now + Duration::from_mins(2)), DelayStep::OneSecond, "none has ended yet");
+    }
+
+    #[test]
+    fn what_has_come_back_makes_room_and_is_forgotten_in_the_end() {
+        let (mut bookings, now) = known(10);
+        assert_eq!(steps(&mut bookings, 15, now), [15, 0, 0, 0, 0]);
+        assert_eq!(bookings.book(&FLOOD, now), DelayStep::FiveSeconds);
+        let later = now + Duration::from_secs(7);
+        bookings.look_after(later);
+        assert!(bookings.owners.is_empty(), "{bookings:?}");
+    }
+}
