@@ -9,6 +9,7 @@ mod clock;
 mod crashes;
 mod database;
 mod driver;
+mod flood;
 mod platform;
 mod platforms;
 mod plugins;
@@ -120,7 +121,7 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T33" Full plugins::t33: "plugin hangs, plugin blocks its thread";
     "T35" Ci plugins::t35: "poison that kills its process each time";
     "T36" Full plugins::t36: "platform of one community slow";
-    "T37" Full plugins::t37: "one community floods";
+    "T37" Full flood::t37: "one community floods";
     "T38" Ci platforms::t38: "platform busy, broken, silent, slow";
 };
 
