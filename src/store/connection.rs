@@ -13,6 +13,7 @@ use std::{
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection,
     sqlx::{
+        self, Connection as _, SqliteConnection,
         postgres::PgConnectOptions,
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
     },
@@ -99,6 +100,8 @@ async fn sqlite(settings: &Settings) -> Result<Connections, StoreError> {
     if in_memory {
         // The database is its connection, which therefore has to live.
         writing.min_connections(1).idle_timeout(None).max_lifetime(None);
+    } else {
+        writing.map_sqlx_sqlite_pool_opts(|pool| pool.after_release(|connection, _| Box::pin(is_at_rest(connection))));
     }
     let writer = open_sqlite(writing).await?;
     if in_memory {
@@ -108,6 +111,15 @@ async fn sqlite(settings: &Settings) -> Result<Connections, StoreError> {
     reading.map_sqlx_sqlite_opts(|options| pragmas(options).pragma("query_only", "on"));
     let reader = open_sqlite(reading).await?;
     Ok(Connections { writer, reader })
+}
+
+/// Whether a connection may go back to its pool. Where the disk is full SQLite rolls back by itself, and the rollback that
+/// follows fails; sqlx (0.9.0) then counts one transaction too many, and makes each that follows a part of one that nobody
+/// commits.
+async fn is_at_rest(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // A rollback that was begun as the transaction was dropped has ended with the answer.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Opens a pool on a file that others may be opening for the first time as well: while one of them switches it to WAL,

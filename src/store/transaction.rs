@@ -61,7 +61,7 @@ impl Store {
                     Ok(done)
                 }
                 Err(error) => {
-                    // Where even this fails the connection is gone, and the transaction with it.
+                    // Where even this fails the connection does not go back to the pool, and the transaction ends with it.
                     let _ = transaction.rollback().await;
                     Err(error)
                 }

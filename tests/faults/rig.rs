@@ -18,6 +18,7 @@
 //! | break a connection | `Proxy::to(rig.broker.address())` and [`Setup::broker_url`], [`Setup::database_url`] |
 //! | break a process | `service.processes[i]`: `kill`, `signal`, `ended_within`, `logs_within`, `resident_kib` ([`Process`]); `service.replace(i)` |
 //! | break a plugin | the `deeds` of a command, one for each attempt ([`Deed`](crate::puppet::Deed)) |
+//! | break a disk | `Disk::mount(&rig.logs, mib)` and [`Setup::disk`]: `fill`, `free` ([`Disk`](crate::mounts::Disk)) |
 //! | break a platform | `rig.platform.answer(…)`, `answer_to(community, …)`, `calls()` ([`Platform`]) |
 //! | draw lots | `rig.random`, which follows from the seed |
 //! | look | `service.driver` ([`Driver`]: `wait_for`, `latencies`, `book`), `service.sql(…)` |
@@ -32,13 +33,9 @@ use std::{
     time::Duration,
 };
 
-use metagov::{
-    bus::{self, Bus},
-    store::{self, Store},
-};
+use metagov::bus::{self, Bus};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -50,6 +47,7 @@ use crate::{
     driver::{Command, Driver, Sending},
     platform::Platform,
     puppet::PLATFORM,
+    rows,
     servers::Server,
     workers::{self, Process, Role},
 };
@@ -90,7 +88,8 @@ pub(crate) struct Rig {
     /// Follows from the seed and the scenario, whichever ran before.
     pub(crate) random: ChaCha8Rng,
     directory: tempfile::TempDir,
-    logs: PathBuf,
+    /// Of this scenario.
+    pub(crate) logs: PathBuf,
 }
 
 /// How a service is set up.
@@ -112,6 +111,8 @@ pub(crate) struct Setup {
     pub(crate) database_url: Option<String>,
     /// A file of SQLite instead of PostgreSQL.
     pub(crate) sqlite: bool,
+    /// The directory of that file, where it is not to lie among the logs.
+    pub(crate) disk: Option<PathBuf>,
     /// The communities that have the puppet.
     pub(crate) communities: Vec<String>,
 }
@@ -127,6 +128,7 @@ impl Default for Setup {
             broker_url: None,
             database_url: None,
             sqlite: false,
+            disk: None,
             communities: vec![COMMUNITY.to_owned()],
         }
     }
@@ -181,17 +183,11 @@ impl Rig {
         let word = Uuid::new_v4().simple().to_string();
         let prefix = format!("f{}", &word[..8]);
         let database_url = if setup.sqlite {
-            format!("sqlite:{}", self.logs.join(format!("{prefix}.db")).display())
+            rows::in_file(&setup.disk.unwrap_or_else(|| self.logs.clone()), &prefix)
         } else {
-            let server = open(&self.database.url).await;
-            server
-                .execute_unprepared(&format!("CREATE DATABASE {prefix}"))
-                .await
-                .expect("the rig may create databases");
-            let (base, _) = self.database.url.rsplit_once('/').expect("the URL names a database");
-            format!("{base}/{prefix}")
+            rows::on_server(&self.database, &prefix).await
         };
-        migrate(&database_url).await;
+        rows::migrate(&database_url).await;
         declare(&self.broker.url, &prefix).await;
         let driver = Driver::connect(&self.broker.url, &prefix).await;
         let theirs = match &setup.database_url {
@@ -356,15 +352,11 @@ impl Service {
 
     /// The one number that a query answers.
     pub(crate) async fn sql(&self, query: &str) -> usize {
-        let connection = open(&self.database_url).await;
-        let statement = Statement::from_string(connection.get_database_backend(), query);
-        let row = connection.query_one_raw(statement).await.expect("the query is right").expect("it answers one row");
-        let number: i64 = row.try_get_by_index(0).expect("the answer is a number");
-        let _ = connection.close().await;
-        usize::try_from(number).expect("it counts something")
+        rows::number(&self.database_url, query).await
     }
 
-    async fn enable(&self, communities: &[String]) {
+    /// Enables the puppet in these communities.
+    pub(crate) async fn enable(&self, communities: &[String]) {
         let plugins = json!([{ "name": "puppet", "config": {} }]);
         let apply = |slug: &String| command("community.apply", &json!({ "slug": slug, "plugins": plugins }));
         let commands: Vec<_> = communities.iter().map(apply).collect();
@@ -376,16 +368,6 @@ impl Service {
 /// Any command, with a fresh `message_id`.
 pub(crate) fn command(key: &str, body: &Value) -> Command {
     Command { id: Uuid::new_v4().to_string(), key: key.to_owned(), body: body.to_string().into_bytes() }
-}
-
-async fn open(url: &str) -> DatabaseConnection {
-    Database::connect(url).await.expect("the database answers")
-}
-
-async fn migrate(url: &str) {
-    let settings = store::Settings { url: url.to_owned(), max_connections: 1 };
-    let store = Store::connect(&settings).await.expect("the database answers");
-    store.migrate().await.expect("the schema can be made");
 }
 
 /// What workers declare at their start, so that the driver need not wait for the first of them; `topology apply`.

@@ -78,6 +78,20 @@ impl Server {
         self.run("ctl", arguments).await
     }
 
+    /// What PostgreSQL has logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("server.log")).expect("PostgreSQL has a log")
+    }
+
+    /// SQL on PostgreSQL, in the database postgres; at once, so that a guard can call it as it is dropped.
+    pub(crate) fn sql(&self, statements: &[&str]) -> Result<(), String> {
+        let mut command = Command::new(&self.script);
+        command.arg("sql").arg(&self.directory).args(["--quiet", "--set", "ON_ERROR_STOP=1"]);
+        command.args(statements.iter().flat_map(|statement| ["--command", statement]));
+        let output = command.output().expect("the script can be run");
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
+
     /// `host:port`.
     pub(crate) fn address(&self) -> String {
         let (_, rest) = self.url.split_once('@').expect("the URL has a user");

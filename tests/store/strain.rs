@@ -196,6 +196,28 @@ async fn many_who_read_and_then_write_never_find_sqlite_locked() {
     database.drop().await;
 }
 
+/// SQLite rolls a transaction back by itself where the disk is full; a trigger makes it do so on any disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_sqlite_has_rolled_back_swallows_nothing_that_follows() {
+    const TRIGGER: &str = "CREATE TRIGGER refusal BEFORE INSERT ON inbox WHEN NEW.message_id LIKE 'no-%' BEGIN \
+        SELECT CASE NEW.message_id WHEN 'no-transaction' THEN RAISE(ROLLBACK, 'full') ELSE RAISE(ABORT, 'wrong') END; \
+        END";
+    let database = Database::create(On::Sqlite).await;
+    let store = database.store().await;
+    community(&store, "a").await;
+    database.raw().await.execute_unprepared(TRIGGER).await.expect("the trigger is right");
+    for key in ["no-transaction", "no-row", "no-transaction", "no-row"] {
+        let answers = store.commit(vec![pure("a", key)]).await;
+        assert!(matches!(answers.as_deref(), Ok([Committed::Refused(_)])), "{key}: {answers:?}");
+        let answers = store.commit(vec![pure("a", &format!("after-{key}"))]).await;
+        assert!(matches!(answers.as_deref(), Ok([Committed::Stored | Committed::Repeated(_)])), "{answers:?}");
+        // What is in the file, not what is in the transaction that wrote it.
+        let sql = format!("SELECT COUNT(*) FROM inbox WHERE message_id = 'after-{key}'");
+        assert_eq!(figure(&database, &sql).await, 1, "after {key}");
+    }
+    database.drop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_that_are_due_at_once_are_claimed_once_and_soon() {
     const DUE: usize = 5_000;

@@ -1,0 +1,177 @@
+//! Callers that give up, and rows that somebody else holds: the database is there, and it is slow.
+
+use std::{net::SocketAddr, time::Duration};
+
+use futures::future::join_all;
+use metagov::store::{Committed, InboxEntry, StoreError, Unit};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{Instant, interval, timeout},
+};
+
+use crate::{
+    proxy::Proxy,
+    rig::{COMMUNITY, Rig, Service, Setup, Size},
+    rows,
+    table::Row,
+};
+
+/// A key and nothing else: the smallest thing that a transaction writes.
+fn key(message_id: &str) -> Unit {
+    let inbox = InboxEntry {
+        community: COMMUNITY.parse().expect("a slug"),
+        message_id: message_id.parse().expect("a message id"),
+        fingerprint: [0; 32],
+        routing_key: "action.puppet.pure".to_owned(),
+    };
+    Unit { inbox: Some(inbox), ..Unit::default() }
+}
+
+fn is_stored(answer: &Result<Vec<Committed>, StoreError>) -> bool {
+    matches!(answer.as_deref(), Ok([Committed::Stored]))
+}
+
+/// Callers give up while their `BEGIN` is on the wire, on every connection of a pool, again and again. No connection comes
+/// back to the pool within a transaction.
+///
+/// The callers are the store's, for no command gives up within 100 ms.
+pub(crate) async fn t21(rig: &mut Rig, size: Size) -> Row {
+    const POOL: u32 = 20;
+    const PATIENCE: Duration = Duration::from_millis(100);
+    const IDLE: &str = "SELECT COUNT(*) FROM pg_stat_activity \
+        WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+    let rounds = size.of(50, 5);
+    let service = rig.service(Setup { workers: 0, communities: Vec::new(), ..Setup::default() }).await;
+    let proxy = Proxy::to(rig.database.address()).await;
+    let url = service.database_url.replace(&rig.database.address(), &proxy.address.to_string());
+    let (store, before) = (rows::store(&url, POOL).await, rig.database.log().len());
+    let all =
+        async |word: &str| join_all((0..POOL).map(|caller| store.commit(vec![key(&format!("{word}-{caller}"))]))).await;
+    let (mut gave_up, mut refused) = (0, Vec::new());
+    for round in 0..rounds {
+        // Every connection is opened and used, so that the next thing on each of them is a BEGIN.
+        refused.extend(all(&format!("calm-{round}")).await.into_iter().filter(|answer| !is_stored(answer)));
+        proxy.delay(Duration::from_millis(500));
+        let callers = (0..POOL).map(|caller| {
+            let unit = key(&format!("late-{round}-{caller}"));
+            timeout(PATIENCE, store.commit(vec![unit]))
+        });
+        gave_up += join_all(callers).await.iter().filter(|ended| ended.is_err()).count();
+        proxy.pass();
+    }
+    let last = Instant::now();
+    while service.sql(IDLE).await > 0 && last.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let calm = last.elapsed();
+    for turn in 0..5 {
+        refused.extend(all(&format!("after-{turn}")).await.into_iter().filter(|answer| !is_stored(answer)));
+    }
+    for answer in &refused {
+        eprintln!("a later call: {answer:?}");
+    }
+    let log = rig.database.log().split_off(before);
+    let aborted = log.matches("current transaction is aborted").count();
+    let told = refused.iter().filter(|answer| format!("{answer:?}").contains("25P02")).count();
+    let carried_out = service.sql("SELECT COUNT(*) FROM inbox WHERE message_id LIKE 'late-%'").await;
+    let wanted = rounds * POOL as usize;
+    Row::new("T21", format!("{wanted} callers give up after {PATIENCE:?}, with 500 ms each way to PostgreSQL"))
+        .exactly("gave up", gave_up, wanted)
+        .at_least("transactions that were under way", carried_out, wanted / 2)
+        .within("no session idle in a transaction after", calm, Duration::from_secs(10))
+        .exactly("transactions begun within another", log.matches("already a transaction in progress").count(), 0)
+        .exactly("25P02", aborted + told, 0)
+        .exactly("later calls refused", refused.len(), 0)
+}
+
+/// An address on loopback that nobody listens on.
+async fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    listener.local_addr().expect("it is bound")
+}
+
+/// Whether a worker says that it is ready.
+async fn is_ready(address: SocketAddr) -> bool {
+    let asked = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer.starts_with("HTTP/1.1 200 "))
+    };
+    matches!(timeout(Duration::from_secs(5), asked).await, Ok(Ok(true)))
+}
+
+/// How a worker's readiness was while a row was held.
+#[derive(Debug, Default)]
+struct Readiness {
+    asked: usize,
+    denied: usize,
+}
+
+impl Readiness {
+    async fn ask(&mut self, address: SocketAddr) {
+        self.asked += 1;
+        self.denied += usize::from(!is_ready(address).await);
+    }
+}
+
+/// Holds the row of the plugin's instance; no commit that has seen the instance gets past it.
+async fn hold(service: &Service) -> DatabaseTransaction {
+    let somebody = rows::open(&service.database_url).await;
+    let holding = somebody.begin().await.expect("a transaction");
+    holding.execute_unprepared("SELECT 1 FROM plugin_instances FOR UPDATE").await.expect("the row is free");
+    holding
+}
+
+/// Somebody holds a row that every commit needs, for longer than the server lets anybody wait for a lock, and the worker
+/// has four connections for 64 commands.
+pub(crate) async fn t22(rig: &mut Rig, size: Size) -> Row {
+    const AT_ONCE: usize = 64;
+    const HELD: Duration = Duration::from_secs(6);
+    const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+    let rounds = size.of(10, 1);
+    let address = free_address().await;
+    let settings = vec![
+        ("database.max_connections", "4".to_owned()),
+        // Of which one community may have three of four: more than all that is sent.
+        ("worker.concurrency", (2 * AT_ONCE).to_string()),
+        ("health.address", address.to_string()),
+    ];
+    let mut service = rig.service(Setup { settings, ..Setup::default() }).await;
+    service.processes[0].logs_within("INFO ready", Duration::from_secs(20)).await.expect("the worker becomes ready");
+    let before = rig.database.log().len();
+    let (mut commands, mut early, mut readiness) = (Vec::new(), 0, Readiness::default());
+    for _ in 0..rounds {
+        let script = json!({ "deeds": ["succeed"], "calls": true });
+        // A commit looks at the instance again where the action ran on what was at hand.
+        let part = ["idempotent", "pure"].map(|action| service.commands(AT_ONCE / 2, action, &script)).concat();
+        let (holding, began, mut ticks) = (hold(&service).await, Instant::now(), interval(Duration::from_millis(250)));
+        let sending = service.send(&part);
+        while began.elapsed() < HELD {
+            ticks.tick().await;
+            readiness.ask(address).await;
+        }
+        early += service.driver.answered(&part);
+        holding.rollback().await.expect("it ends");
+        sending.done().await;
+        service.answered(&part, part.len()).await;
+        commands.extend(part);
+    }
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    let refusals = rig.database.log().split_off(before).matches("due to lock timeout").count();
+    let (keys, slowest) = (tally.keys, service.driver.latencies(&commands).last().copied());
+    Row::new("T22", format!("{rounds} × {AT_ONCE} commands on 4 connections, their row held for {} s", HELD.as_secs()))
+        .exactly("calls repeated", tally.extra_calls, 0)
+        .counts(tally)
+        .exactly("keys at the platform", keys, commands.len())
+        .at_least("waits that `lock_timeout` ended", refusals, rounds)
+        .exactly("answered while it was held", early, 0)
+        .within("slowest answer", slowest, HELD + LOCK_TIMEOUT)
+        .at_least("asked whether it is ready", readiness.asked, 4 * rounds)
+        .exactly("answered that it is not", readiness.denied, 0)
+}
