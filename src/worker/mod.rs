@@ -22,6 +22,7 @@ mod handle;
 mod instances;
 mod intake;
 mod lifecycle;
+mod patience;
 mod process;
 mod pulse;
 mod settle;
