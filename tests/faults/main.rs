@@ -7,7 +7,9 @@ mod broker;
 mod checker;
 mod crashes;
 mod database;
+mod double;
 mod driver;
+mod memory;
 mod platform;
 mod platforms;
 mod plugins;
@@ -19,6 +21,7 @@ mod puppet;
 mod rig;
 mod scheduler;
 mod servers;
+mod soak;
 mod steps;
 mod table;
 mod workers;
@@ -37,7 +40,7 @@ use crate::{
 };
 
 /// Longer than any scenario takes; whatever hangs ends here.
-const LONGEST: Duration = Duration::from_mins(45);
+const LONGEST: Duration = Duration::from_mins(90);
 
 /// Breaks things on purpose, and counts
 #[derive(Debug, Parser)]
@@ -116,10 +119,12 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T31" Full scheduler::t31: "half-open link from a scheduler to PostgreSQL";
     "T32" Ci plugins::t32: "plugin panics";
     "T33" Full plugins::t33: "plugin hangs, plugin blocks its thread";
+    "T34" Ci memory::t34: "plugin takes all the memory of its worker";
     "T35" Ci plugins::t35: "poison that kills its process each time";
     "T36" Full plugins::t36: "platform of one community slow";
     "T37" Full plugins::t37: "one community floods";
     "T38" Ci platforms::t38: "platform busy, broken, silent, slow";
+    "T56" Full soak::t56: "soak, with workers, RabbitMQ and PostgreSQL failing by lots";
 };
 
 fn main() -> ExitCode {

@@ -22,7 +22,7 @@ const BATCH: usize = 500;
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Commands that start processes, each polled so often at this interval.
-fn ballots(count: usize, polls: usize, every: Duration) -> Vec<Command> {
+pub(crate) fn ballots(count: usize, polls: usize, every: Duration) -> Vec<Command> {
     let every_ms = u64::try_from(every.as_millis()).expect("it is short");
     let parameters = json!({ "until": polls, "every_ms": every_ms, "deeds": ["succeed"], "calls": true });
     let body = json!({ "community": COMMUNITY, "parameters": parameters });
@@ -34,7 +34,7 @@ async fn open(service: &Service) -> usize {
 }
 
 /// Waits until every process has ended, and counts what became of their starts.
-async fn ended(service: &mut Service, starts: &[Command], after: Duration) -> Tally {
+pub(crate) async fn ended(service: &mut Service, starts: &[Command], after: Duration) -> Tally {
     service.answered(starts, starts.len()).await;
     let all = async {
         while open(service).await > 0 {
