@@ -13,12 +13,12 @@ use std::{
 
 use metagov_sdk::{Error, Keeping, StepKeeper, Steps, contract::Name};
 use serde_json::Value;
-use tokio::{sync::OnceCell, time::sleep};
+use tokio::sync::OnceCell;
 
 use super::{
-    committer::patience,
     envelope::Envelope,
     handle::{Detour, Handlers, Step, conflict},
+    patience::Patience,
     verdict::Verdict,
 };
 use crate::{
@@ -170,14 +170,12 @@ impl Record {
     /// The fence of the attempt, which begins now if it has not begun.
     async fn fence(&self) -> Result<i64, Error> {
         let begin = || async {
-            let mut delays = patience();
-            loop {
-                match self.begin().await {
-                    Err(Detour::Store(error)) if error.is_passing() => wait(&mut delays).await,
-                    begun => return begun,
-                }
+            match self.begin().await {
+                Err(Detour::Store(error)) => Err(error),
+                begun => Ok(begun),
             }
         };
+        let begin = || async { Patience::new().insist(begin).await? };
         self.held.get_or_try_init(begin).await.map(|held| held.fence).map_err(|detour| self.lose(detour))
     }
 
@@ -199,37 +197,25 @@ impl Record {
 
     async fn load(&self, name: &str) -> Result<Option<Value>, Error> {
         let fence = self.fence().await?;
-        let mut delays = patience();
-        loop {
-            match self.handlers.store.step(&self.entry, fence, name).await {
-                Ok(KeptStep::Finished(result)) => return Ok(Some(result)),
-                Ok(KeptStep::Unfinished) => return Ok(None),
-                Ok(KeptStep::LostFence) => return Err(self.lose_to_another()),
-                Err(error) if error.is_passing() => wait(&mut delays).await,
-                Err(error) => return Err(self.lose(error.into())),
-            }
+        match Patience::new().insist(|| self.handlers.store.step(&self.entry, fence, name)).await {
+            Ok(KeptStep::Finished(result)) => Ok(Some(result)),
+            Ok(KeptStep::Unfinished) => Ok(None),
+            Ok(KeptStep::LostFence) => Err(self.lose_to_another()),
+            Err(error) => Err(self.lose(error.into())),
         }
     }
 
     async fn save(&self, name: &str, result: &Value) -> Result<(), Error> {
         let fence = self.fence().await?;
-        let mut delays = patience();
-        loop {
-            match self.handlers.store.save_step(&self.entry, fence, name, result).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => return Err(self.lose_to_another()),
-                Err(error) if error.is_passing() => wait(&mut delays).await,
-                Err(error) => return Err(self.lose(error.into())),
-            }
+        match Patience::new().insist(|| self.handlers.store.save_step(&self.entry, fence, name, result)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.lose_to_another()),
+            Err(error) => Err(self.lose(error.into())),
         }
     }
 }
 
-/// The database is only away; the handler's deadline is what ends the waiting.
-async fn wait(delays: &mut impl Iterator<Item = Duration>) {
-    sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
-}
-
+/// The handler's deadline is what ends the patience with a database that is away.
 impl StepKeeper for Record {
     fn load<'a>(&'a self, name: &'a str) -> Keeping<'a, Option<Value>> {
         Box::pin(self.load(name))

@@ -4,9 +4,8 @@
 //! batches are in flight, so that database and broker work at the same time. It knows no commands: a [`Unit`] comes in,
 //! what became of it goes back. Up: [`super::settle`]. Down: [`Store::commit`], then [`Bus::publish`].
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::Instant,
@@ -17,6 +16,7 @@ use tracing::{info, warn};
 use super::{
     answer::{message_of_stored, to_events, to_reply},
     envelope::Envelope,
+    patience::Patience,
     trouble::Trouble,
 };
 use crate::{
@@ -235,7 +235,7 @@ async fn commit(
     trouble: &Trouble,
     abort: &CancellationToken,
 ) -> Result<Vec<Committed>, Option<StoreError>> {
-    let mut delays = patience();
+    let mut patience = Patience::new();
     let mut results: Vec<Option<Committed>> = units.iter().map(|_| None).collect();
     loop {
         let open: Vec<usize> = (0..units.len()).filter(|place| results[*place].is_none()).collect();
@@ -254,23 +254,13 @@ async fn commit(
             Err(error) if error.is_passing() => error,
             Err(error) => return Err(Some(error)),
         };
-        let delay = delays.next().unwrap_or(Duration::from_secs(5));
         trouble.met(&error);
+        // What is being committed is not given up half-way: only the wait ends early.
         tokio::select! {
             () = abort.cancelled() => return Err(None),
-            () = tokio::time::sleep(delay) => {}
+            () = patience.wait() => {}
         }
     }
-}
-
-/// The waits between tries while the database is away: from 50 ms to 5 s, jittered, without end.
-pub(super) fn patience() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times()
-        .build()
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use tracing::error;
 
 use super::{
     attempt::Attempt,
-    committer::patience,
     envelope::{Envelope, Opened},
     instances::{Instances, NoInstance},
+    patience::Patience,
     suspects::crashed,
     verdict::{Handled, Verdict, backoff},
 };
@@ -194,15 +194,7 @@ impl Handlers {
     /// # Errors
     /// Where the database refuses for good.
     pub(super) async fn release(&self, entry: &InboxEntry, fence: i64, keep: Keep) -> Result<(), StoreError> {
-        let mut delays = patience();
-        loop {
-            match self.store.release_attempt(entry, fence, keep).await {
-                Err(error) if error.is_passing() => {
-                    tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
-                }
-                released => return released,
-            }
-        }
+        Patience::new().insist(|| self.store.release_attempt(entry, fence, keep)).await
     }
 }
 

@@ -23,6 +23,7 @@ mod handle;
 mod instances;
 mod intake;
 mod lifecycle;
+mod patience;
 mod process;
 mod pulse;
 mod settle;

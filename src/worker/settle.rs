@@ -13,10 +13,11 @@ use tracing::{Instrument, Span, debug, error, field, info, info_span, warn};
 
 use super::{
     answer::{to_events, to_reply},
-    committer::{Committer, Settled, patience, republish},
+    committer::{Committer, Settled, republish},
     envelope::{Envelope, Limits, NONCE_HEADER, Opened},
     handle::{Handlers, conflict},
     intake::Taken,
+    patience::Patience,
     suspects::{Suspect, Suspects},
     trouble::Trouble,
     verdict::{Ending, Verdict},
@@ -140,7 +141,7 @@ impl Settler {
         if let Some(ending) = self.not_before_time(&opened.envelope, message).await {
             return ending;
         }
-        let mut delays = patience();
+        let mut patience = Patience::new();
         for rerun in 0..MOST_RERUNS {
             let verdict = loop {
                 let handled = tokio::select! {
@@ -150,11 +151,10 @@ impl Settler {
                 match handled {
                     Ok(verdict) => break verdict,
                     Err(error) if error.is_passing() => {
-                        let delay = delays.next().unwrap_or(Duration::from_secs(5));
                         self.trouble.met(&error);
                         tokio::select! {
                             () = self.abort.cancelled() => return Ending::Unfinished,
-                            () = sleep(delay) => {}
+                            () = patience.wait() => {}
                         }
                     }
                     Err(error) => return self.bury(&opened.envelope, message, &error).await,
@@ -254,14 +254,8 @@ impl Settler {
     }
 
     async fn seen(&self, entry: &InboxEntry) -> Option<Seen> {
-        for delay in patience() {
-            match self.store.seen(&entry.community, &entry.message_id).await {
-                Ok(seen) => return seen,
-                Err(error) if error.is_passing() => sleep(delay).await,
-                Err(_) => return None,
-            }
-        }
-        None
+        let seen = Patience::new().insist(|| self.store.seen(&entry.community, &entry.message_id)).await;
+        seen.ok().flatten()
     }
 
     async fn later(
@@ -302,7 +296,7 @@ impl Settler {
     /// missing or forbidden; an event or a reply that nobody wants is no error. `false` where the worker goes down
     /// meanwhile.
     pub(super) async fn publish(&self, mut outgoing: Vec<Outgoing>) -> bool {
-        let mut delays = patience();
+        let mut patience = Patience::new();
         loop {
             let published = tokio::select! {
                 () = self.abort.cancelled() => return false,
@@ -324,10 +318,9 @@ impl Settler {
                 "no delay or dead letter can be published: its queue is missing, and `metagov topology apply` declares \
                  it, or the broker refuses it"
             );
-            let delay = delays.next().unwrap_or(Duration::from_secs(5));
             tokio::select! {
                 () = self.abort.cancelled() => return false,
-                () = sleep(delay) => {}
+                () = patience.wait() => {}
             }
         }
     }

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use super::{committer::patience, envelope::Envelope, intake::suspects_at_once};
+use super::{envelope::Envelope, intake::suspects_at_once, patience::Patience};
 use crate::{
     bus::Receipt,
     store::{Store, StoreError},
@@ -150,21 +150,12 @@ impl Suspects {
     }
 
     /// For as long as it takes while the database is only away. What it refuses for good must not stop the command.
-    async fn insist<T, F>(&self, what: &str, mut ask: impl FnMut() -> F) -> Option<T>
+    async fn insist<T, F>(&self, what: &str, ask: impl FnMut() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut delays = patience();
-        loop {
-            match ask().await {
-                Ok(answer) => return Some(answer),
-                Err(error) if error.is_passing() => sleep(delays.next().unwrap_or(SECOND_LOOK)).await,
-                Err(error) => {
-                    warn!(%error, "a suspect could not be {what}");
-                    return None;
-                }
-            }
-        }
+        let answer = Patience::new().insist(ask).await;
+        answer.inspect_err(|error| warn!(%error, "a suspect could not be {what}")).ok()
     }
 }
 

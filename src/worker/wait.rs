@@ -11,8 +11,8 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::{
-    committer::patience,
     envelope::Envelope,
+    patience::Patience,
     settle::{Settler, next_attempt},
     verdict::Ending,
 };
@@ -59,7 +59,9 @@ impl Settler {
 
     /// What time the database has, however long it takes to tell; `None` where the worker goes down meanwhile.
     async fn time(&self) -> Option<Timestamp> {
-        for delay in patience() {
+        let mut patience = Patience::new();
+        loop {
+            let delay = patience.next_wait();
             match self.store.now().await {
                 Ok(now) => return Some(now),
                 Err(error) => warn!(%error, "the database does not tell the time, asking again in {delay:?}"),
@@ -69,7 +71,6 @@ impl Settler {
                 () = sleep(delay) => {}
             }
         }
-        None
     }
 }
 

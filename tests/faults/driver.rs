@@ -149,7 +149,7 @@ impl Driver {
     /// The same, so many in a second: what the broker makes wait counts as sent when its turn came, and does not slow the
     /// rhythm down.
     pub(crate) async fn send_at(&self, per_second: u32, commands: &[Command]) {
-        let in_second = per_second.clamp(1, 50);
+        let in_second = (1..=per_second.min(50)).rev().find(|ticks| per_second.is_multiple_of(*ticks)).unwrap_or(1);
         let mut ticks = interval(Duration::from_secs(1) / in_second);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let share = usize::try_from((per_second / in_second).max(1)).expect("it is small");

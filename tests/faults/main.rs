@@ -9,8 +9,10 @@ mod clock;
 mod crashes;
 mod database;
 mod disks;
+mod double;
 mod driver;
 mod flood;
+mod memory;
 mod mounts;
 mod platform;
 mod platforms;
@@ -24,6 +26,7 @@ mod rig;
 mod rows;
 mod scheduler;
 mod servers;
+mod soak;
 mod steps;
 mod strain;
 mod table;
@@ -43,7 +46,7 @@ use crate::{
 };
 
 /// Longer than any scenario takes; whatever hangs ends here.
-const LONGEST: Duration = Duration::from_mins(45);
+const LONGEST: Duration = Duration::from_mins(90);
 
 /// Breaks things on purpose, and counts
 #[derive(Debug, Parser)]
@@ -126,10 +129,12 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T31" Full scheduler::t31: "half-open link from a scheduler to PostgreSQL";
     "T32" Ci plugins::t32: "plugin panics";
     "T33" Full plugins::t33: "plugin hangs, plugin blocks its thread";
+    "T34" Ci memory::t34: "plugin takes all the memory of its worker";
     "T35" Ci plugins::t35: "poison that kills its process each time";
     "T36" Full plugins::t36: "platform of one community slow";
     "T37" Full flood::t37: "one community floods";
     "T38" Ci platforms::t38: "platform busy, broken, silent, slow";
+    "T56" Full soak::t56: "soak, with workers, RabbitMQ and PostgreSQL failing by lots";
 };
 
 fn main() -> ExitCode {

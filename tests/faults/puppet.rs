@@ -48,7 +48,7 @@ pub(crate) enum Deed {
     Wait(u64),
     /// Blocks its thread for this many milliseconds.
     Block(u64),
-    /// Takes this many MiB of memory and holds them for as long as the process lives.
+    /// Takes this many MiB of memory, one after the other, and holds them for as long as the process lives.
     Allocate(usize),
     /// Ends the whole process, as a crash would.
     Kill,
@@ -72,7 +72,8 @@ pub(crate) struct Acted {
     key: String,
 }
 
-async fn act(cx: &Cx<Puppet>, script: &Script) -> Result<Acted> {
+/// What an action of a plugin does that does as it is told.
+pub(crate) async fn act<P: Plugin>(cx: &Cx<P>, script: &Script) -> Result<Acted> {
     if script.calls {
         call(cx).await?;
     }
@@ -86,8 +87,9 @@ async fn act(cx: &Cx<Puppet>, script: &Script) -> Result<Acted> {
         Deed::Wait(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
         Deed::Block(millis) => std::thread::sleep(Duration::from_millis(millis)),
         Deed::Allocate(mib) => {
-            let taken = vec![1_u8; mib << 20];
-            std::mem::forget(taken);
+            for _ in 0..mib {
+                std::mem::forget(vec![1_u8; 1 << 20]);
+            }
         }
         Deed::Kill => process::abort(),
     }
@@ -95,7 +97,7 @@ async fn act(cx: &Cx<Puppet>, script: &Script) -> Result<Acted> {
 }
 
 /// One HTTP call without a client: a request, and the status of the answer.
-async fn call(cx: &Cx<Puppet>) -> Result<()> {
+async fn call<P: Plugin>(cx: &Cx<P>) -> Result<()> {
     let address = std::env::var(PLATFORM).map_err(|_| Error::failed("nobody named the platform"))?;
     let away = |error: std::io::Error| Error::retry(format!("the platform is away: {error}"));
     let mut stream = TcpStream::connect(&address).await.map_err(away)?;

@@ -34,7 +34,7 @@ async fn open(service: &Service) -> usize {
 }
 
 /// Waits until every process has ended, and counts what became of their starts.
-async fn ended(service: &mut Service, starts: &[Command], after: Duration) -> Tally {
+pub(crate) async fn ended(service: &mut Service, starts: &[Command], after: Duration) -> Tally {
     service.answered(starts, starts.len()).await;
     let all = async {
         while open(service).await > 0 {

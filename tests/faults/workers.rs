@@ -19,10 +19,15 @@ use metagov::{
 };
 use tokio::time::Instant;
 
-use crate::puppet::Puppet;
+use crate::{
+    double::{DOUBLE, Double},
+    puppet::Puppet,
+};
 
 /// The first argument of a process that is not the harness.
 pub(crate) const ROLE: &str = "role";
+/// How many MiB of memory a process may take for itself, where its environment says so.
+pub(crate) const MEMORY: &str = "FAULTS_MEMORY";
 
 /// What a process of the service is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +67,23 @@ impl Role {
     }
 }
 
-/// The plugins of the rig: the puppet.
+/// The plugins of the rig: the puppet, and its double where there is one.
 pub(crate) fn registry() -> Registry {
-    Registry::builder().add::<Puppet>().expect("the puppet is well-formed").build()
+    let mut registry = Registry::builder().add::<Puppet>().expect("the puppet is well-formed");
+    if std::env::var_os(DOUBLE).is_some() {
+        registry = registry.add::<Double>().expect("its double is well-formed");
+    }
+    registry.build()
+}
+
+/// The rig's own binary, within the limit that the environment names.
+fn program(environment: &[(String, String)]) -> Command {
+    let program = std::env::current_exe().expect("a running program has a path");
+    let Some((_, mib)) = environment.iter().find(|(name, _)| name == MEMORY) else { return Command::new(program) };
+    let bytes = mib.parse::<u64>().expect("the limit is a number") << 20;
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--data={bytes}")).arg("--core=0").arg(program);
+    limited
 }
 
 /// A process of the service.
@@ -81,8 +100,7 @@ impl Process {
     pub(crate) fn start(role: Role, name: String, directory: &Path, environment: &[(String, String)]) -> Self {
         let log = directory.join(format!("{name}.log"));
         let stderr = File::options().create(true).append(true).open(&log).expect("the directory is ours");
-        let program = std::env::current_exe().expect("a running program has a path");
-        let child = Command::new(program)
+        let child = program(environment)
             .args([ROLE, role.as_str()])
             .current_dir(directory)
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -90,7 +108,7 @@ impl Process {
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
-            .expect("the rig's own binary can be run");
+            .expect("the rig's own binary can be run, and prlimit of util-linux where memory is limited");
         Self { child, name, log, ended: false }
     }
 
@@ -177,6 +195,11 @@ impl Process {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+    }
+
+    /// How many files and sockets it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
     }
 }
 
