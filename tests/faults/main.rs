@@ -120,6 +120,7 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T20" Full database::t20: "sessions of PostgreSQL thrown out";
     "T21" Ci strain::t21: "callers of the database give up while BEGIN is on the wire";
     "T22" Ci strain::t22: "a row that somebody holds, and few connections";
+    "T23" Ci strain::t23: "many who read and write on SQLite";
     "T24" Full disks::t24: "disk full under SQLite, then under PostgreSQL";
     "T26" Ci scheduler::t26: "two schedulers at once";
     "T27" Full scheduler::t27: "one of two schedulers killed";

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    driver::quantile,
     proxy::Proxy,
     rig::{COMMUNITY, Rig, Service, Setup, Size},
     rows,
@@ -175,4 +176,47 @@ pub(crate) async fn t22(rig: &mut Rig, size: Size) -> Row {
         .within("all answered after it was free", slowest, LOCK_TIMEOUT)
         .at_least("asked whether it is ready", readiness.asked, 4 * rounds)
         .exactly("answered that it is not", readiness.denied, 0)
+}
+
+/// Many who read and then write, at once, on SQLite, which has one writer at a time: they wait in line and are never turned
+/// away. Whoever writes waits for the disk, so the last in line waits for as many writes as there are tasks.
+pub(crate) async fn t23(rig: &mut Rig, size: Size) -> Row {
+    const TASKS: usize = 32;
+    let each = size.of(625, 60);
+    let service = rig.service(Setup { workers: 0, sqlite: true, communities: Vec::new(), ..Setup::default() }).await;
+    let store = rows::store(&service.database_url, 8).await;
+    let tasks = (0..TASKS).map(|task| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let (mut took, mut refused) = (Vec::with_capacity(each), Vec::new());
+            for turn in 0..each {
+                let unit = key(&format!("k-{task}-{turn}"));
+                let entry = unit.inbox.clone().expect("it has a key");
+                let began = Instant::now();
+                let seen = store.seen(&entry.community, &entry.message_id).await;
+                refused.extend(seen.err().map(|error| error.to_string()));
+                let answer = store.commit(vec![unit]).await;
+                if !is_stored(&answer) {
+                    refused.push(format!("{answer:?}"));
+                }
+                took.push(began.elapsed());
+            }
+            (took, refused)
+        })
+    });
+    let (mut took, mut refused) = (Vec::new(), Vec::new());
+    for ended in join_all(tasks).await {
+        let (times, errors) = ended.expect("no task panics");
+        took.extend(times);
+        refused.extend(errors);
+    }
+    for error in &refused {
+        eprintln!("turned away: {error}");
+    }
+    took.sort_unstable();
+    let stored = service.sql("SELECT COUNT(*) FROM inbox").await;
+    Row::new("T23", format!("{TASKS} tasks read and write on SQLite, {} transactions", TASKS * each))
+        .exactly("turned away", refused.len(), 0)
+        .exactly("stored", stored, TASKS * each)
+        .within("p99", quantile(&took, 990), Duration::from_millis(500))
 }
