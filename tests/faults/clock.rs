@@ -89,8 +89,8 @@ impl Seen {
 /// Whichever clock jumps, processes go on being polled, without a burst and without a silence, and nothing is done twice.
 pub(crate) async fn t29(rig: &mut Rig, size: Size) -> Row {
     let (count, frozen) = size.of((500, Duration::from_mins(5)), (50, Duration::from_secs(20)));
-    let (ours, theirs) = (Clock::new(rig.directory().join("ours")), Clock::new(rig.directory().join("theirs")));
-    let jumping = Server::start_with("postgres", rig.directory(), &["fsync=on"], theirs.environment()).await;
+    let (ours, theirs) = (Clock::new(rig.logs.join("ours")), Clock::new(rig.logs.join("theirs")));
+    let jumping = Server::start_with("postgres", &rig.logs, &["fsync=on"], theirs.environment()).await;
     let steady = std::mem::replace(&mut rig.database, jumping);
     let setup = Setup { workers: 2, schedulers: 2, environment: ours.environment(), ..Setup::default() };
     let mut service = rig.service(setup).await;

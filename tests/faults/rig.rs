@@ -27,11 +27,7 @@
 //! Every service has a database, a broker prefix and a driver of its own; the servers are shared, and whatever a
 //! scenario leaves them in, the rig repairs. A process that ends unasked is counted as stuck.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use metagov::bus::{self, Bus};
 use rand::SeedableRng;
@@ -226,11 +222,6 @@ impl Rig {
         }
         service.enable(&setup.communities).await;
         service
-    }
-
-    /// The scenario's own, which the user of PostgreSQL can get to.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.logs
     }
 
     /// The last lines of what the scenario's processes logged, for whoever looks into a failure.
