@@ -70,7 +70,7 @@ async fn fill(service: &mut Service, disk: &Disk, commands: &[Command], per_seco
     let freed = Instant::now();
     service.answered(commands, (answered + 1).min(commands.len())).await;
     let goes_on = freed.elapsed();
-    let all = service.driver.wait_for(commands, commands.len(), Duration::from_secs(60)).await;
+    let all = service.driver.wait_for(commands, commands.len(), Duration::from_mins(1)).await;
     let all = all.then(|| freed.elapsed());
     let tally = service.settle(commands, &["action.completed"]).await;
     let present = service.sql("SELECT COUNT(*) FROM action_runs WHERE status = 'completed'").await;
