@@ -52,7 +52,7 @@ use crate::{
 pub(crate) const COMMUNITY: &str = "acme";
 /// How long nothing new must come before what is missing counts as lost: longer than leases, the delay ladder's first
 /// steps and the sweeper take together.
-const QUIET: Duration = Duration::from_secs(100);
+pub(crate) const QUIET: Duration = Duration::from_secs(100);
 
 /// How much a scenario does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
