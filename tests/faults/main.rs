@@ -3,11 +3,14 @@
 //! `tests/faults/README.md` says what it is and shows what it measured; `rig.rs` says how a scenario is written. In the
 //! sizes of CI it is one of the workspace's tests; `tests/run --faults` runs it in full.
 
+mod book;
 mod broker;
 mod checker;
 mod crashes;
 mod database;
 mod driver;
+mod hostile;
+mod injection;
 mod platform;
 mod platforms;
 mod plugins;
@@ -18,9 +21,12 @@ mod proxy;
 mod puppet;
 mod rig;
 mod scheduler;
+mod secrets;
 mod servers;
 mod steps;
+mod strangers;
 mod table;
+mod wiretap;
 mod workers;
 
 use std::{panic::AssertUnwindSafe, pin::Pin, process::ExitCode, time::Duration};
@@ -120,6 +126,12 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T36" Full plugins::t36: "platform of one community slow";
     "T37" Full plugins::t37: "one community floods";
     "T38" Ci platforms::t38: "platform busy, broken, silent, slow";
+    "T39" Ci hostile::t39: "bodies that are too large";
+    "T40" Ci hostile::t40: "documents that no reader should trust";
+    "T41" Ci strangers::t41: "words that nobody knows";
+    "T47" Ci strangers::t47: "one command fifty times at once";
+    "T49" Ci injection::t49: "answers and routing keys that point elsewhere";
+    "T50" Ci secrets::t50: "secrets, and the keys to them";
 };
 
 fn main() -> ExitCode {
