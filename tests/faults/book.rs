@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::driver::{Command, Properties};
+use crate::command::{Command, Properties};
 
 /// What a driver knows of one command.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! A driver that does everything right: a durable queue for its events, confirms for its commands, and a new connection
 //! whenever the old one is lost. It uses the AMQP client directly, as a stranger would, and keeps book of what it sent
-//! and what came back. What a scenario wants to be said wrongly, it says just so ([`Properties`]). Down:
+//! and what came back. What a scenario wants to be said wrongly, it says just so ([`crate::command`]). Down:
 //! [`crate::book`], and [`crate::checker`], which reads it.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 
 use futures::StreamExt;
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
+    Channel, Confirmation, Connection, ConnectionProperties,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
         ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
@@ -26,44 +26,12 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::book::Book;
+pub(crate) use crate::command::Command;
 
 /// Commands that are unconfirmed at a time.
 const WINDOW: usize = 256;
 /// A confirm that takes longer counts as lost; the command is sent again.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(20);
-
-/// What is sent.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Command {
-    /// Its `message_id`, and what the book knows it by.
-    pub(crate) id: String,
-    /// Its routing key.
-    pub(crate) key: String,
-    /// Its body.
-    pub(crate) body: Vec<u8>,
-    /// What AMQP says about it.
-    pub(crate) properties: Properties,
-}
-
-/// What AMQP says about a command.
-#[derive(Debug, Clone, Default)]
-pub(crate) enum Properties {
-    /// A `message_id`, as it should be.
-    #[default]
-    Right,
-    /// These, and the command's id for `correlation_id`.
-    Strange(Strange),
-    /// Nothing that an answer could be recognised by.
-    Nameless,
-}
-
-/// What a driver may say of a command, each only where it is there.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Strange {
-    pub(crate) message_id: Option<String>,
-    pub(crate) reply_to: Option<String>,
-    pub(crate) user_id: Option<String>,
-}
 
 /// A handle; the driver ends with the last of them.
 #[derive(Clone)]
@@ -341,29 +309,6 @@ pub(crate) fn quantile(sorted: &[Duration], per_mille: usize) -> Duration {
 /// Until the broker may be back; not for a state of the service.
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(200)).await;
-}
-
-impl Properties {
-    fn written(&self, id: &str) -> BasicProperties {
-        let properties = BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
-        match self {
-            Self::Right => properties.with_message_id(id.into()),
-            Self::Nameless => properties,
-            Self::Strange(Strange { message_id, reply_to, user_id }) => {
-                let mut properties = properties.with_correlation_id(id.into());
-                if let Some(message_id) = message_id {
-                    properties = properties.with_message_id(message_id.as_str().into());
-                }
-                if let Some(queue) = reply_to {
-                    properties = properties.with_reply_to(queue.as_str().into());
-                }
-                match user_id {
-                    Some(user) => properties.with_user_id(user.as_str().into()),
-                    None => properties,
-                }
-            }
-        }
-    }
 }
 
 impl Line {

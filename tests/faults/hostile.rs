@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use metagov::bus::DeadVerdict;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use uuid::Uuid;
 
 use crate::{
     checker::Tally,
-    driver::{Command, Properties},
+    command::{Command, Properties},
     plugins::ended_in,
     rig::{COMMUNITY, Rig, Service, Setup, Size, connect},
     table::Row,
@@ -27,12 +26,7 @@ const IN_FLIGHT: usize = 64 * 1024 * 1024;
 const LARGE: usize = 16 * 1024;
 
 fn raw(body: &[u8]) -> Command {
-    Command {
-        id: Uuid::new_v4().to_string(),
-        key: "action.puppet.pure".to_owned(),
-        body: body.to_vec(),
-        ..Command::default()
-    }
+    Command::new("action.puppet.pure", body.to_vec())
 }
 
 fn nameless(body: &[u8]) -> Command {
@@ -94,7 +88,7 @@ pub(crate) async fn t39(rig: &mut Rig, size: Size) -> Row {
     for bodies in all {
         let before = service.processes[0].processor_time();
         flood(&service, &bodies.commands).await;
-        let spent = service.processes[0].processor_time() - before;
+        let spent = service.processes[0].processor_time().saturating_sub(before);
         let each = spent / u32::try_from(bodies.commands.len()).expect("it is small");
         let name = format!("{} × {}: processor time of each", bodies.commands.len(), bodies.name);
         // A build that is not optimised takes longer than that to carry the bytes.

@@ -8,7 +8,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    driver::{Command, Strange},
+    command::{Command, Strange},
     plugins::ended_in,
     rig::{COMMUNITY, Rig, Service, Setup, Size, command},
     strangers::strange,
@@ -129,7 +129,7 @@ pub(crate) async fn t49(rig: &mut Rig, size: Size) -> Row {
     let broker_url = Some(format!("amqp://{SERVICE}:{SERVICE}@{}/%2f", rig.broker.address()));
     let settings =
         vec![("tenancy.users", format!("{DRIVER}={COMMUNITY}")), ("tenancy.service_users", SERVICE.to_owned())];
-    let mut service = rig.service(Setup { broker_url, settings, ..Setup::default() }).await;
+    let mut service = rig.service(Setup { settings, broker_url, ..Setup::default() }).await;
     let queues = Queues::declare(&service).await;
     let tap = Wiretap::start(&rig.broker).await;
 

@@ -6,6 +6,7 @@
 mod book;
 mod broker;
 mod checker;
+mod command;
 mod crashes;
 mod database;
 mod driver;

@@ -366,8 +366,7 @@ impl Service {
 
 /// Any command, with a fresh `message_id`.
 pub(crate) fn command(key: &str, body: &Value) -> Command {
-    let (id, body) = (Uuid::new_v4().to_string(), body.to_string().into_bytes());
-    Command { id, key: key.to_owned(), body, ..Command::default() }
+    Command::new(key, body.to_string().into_bytes())
 }
 
 async fn open(url: &str) -> DatabaseConnection {

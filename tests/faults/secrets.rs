@@ -5,7 +5,7 @@
 //! the dead letters, the environment of its processes. It does not look at what drivers write: a command with a secret
 //! passes through the broker as it was sent.
 
-use std::{collections::HashMap, fs, path::Path, process::Stdio, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, fs, path::Path, process::Stdio, time::Duration};
 
 use metagov::{
     bus::DeadVerdict,
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     checker::Tally,
-    driver::{Command, Properties},
+    command::{Command, Properties},
     rig::{COMMUNITY, Rig, Service, Setup, Size, command, connect},
     table::Row,
     workers,
@@ -69,7 +69,12 @@ fn keys_file(directory: &Path, keys: &[&Key]) -> String {
 
 /// How many of the words are in a text, as they are or as the database shows bytes.
 fn hits(words: &[String], text: &str) -> usize {
-    let hex = |word: &String| word.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |word: &String| {
+        word.bytes().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    };
     words.iter().filter(|word| text.contains(*word) || text.contains(&hex(word))).count()
 }
 
@@ -312,8 +317,11 @@ async fn dead_letters(rig: &Rig, service: &Service) -> (usize, String) {
     let bus = connect(&rig.broker.url, &service.prefix).await;
     let dead = bus.dead_letters(&mut |_| DeadVerdict::Keep).await.expect("the dead letters can be read");
     bus.close().await;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (dead.len(), dead.iter().map(|letter| format!("{letter:?} {}\n", text(&letter.message.body))).collect())
+    let mut text = String::new();
+    for letter in &dead {
+        let _ = writeln!(text, "{letter:?} {}", String::from_utf8_lossy(&letter.message.body));
+    }
+    (dead.len(), text)
 }
 
 /// Twenty canaries and every way of ending, with the log at `trace`; then other keys, while commands go on.

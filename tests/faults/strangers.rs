@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    driver::{Command, Properties, Strange, quantile},
+    command::{Command, Properties, Strange},
+    driver::quantile,
     plugins::ended_in,
     rig::{COMMUNITY, Rig, Service, Setup, Size, command},
     table::Row,
