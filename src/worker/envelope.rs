@@ -34,7 +34,8 @@ pub(super) struct Envelope {
     pub(super) plugin: Option<Name>,
     /// Its idempotency key.
     pub(super) message_id: Option<MessageId>,
-    /// SHA-256 of routing key and body, or size where that is too large: the same key with another fingerprint is a conflict.
+    /// SHA-256 of routing key and body, or its size where that is too large: the same key with another fingerprint is a
+    /// conflict.
     pub(super) fingerprint: [u8; 32],
     /// What the driver recognises its answer by: its `correlation_id`, else its `message_id`.
     pub(super) correlation_id: Option<String>,

@@ -108,8 +108,8 @@ const UNKNOWN: &[Unknown] = &[
 
 /// Words that nobody knows: told what is wrong, with the nearest word that would be right, at the first attempt.
 pub(crate) async fn t41(rig: &mut Rig, size: Size) -> Row {
-    const PER_SECOND: u32 = 100;
-    let many = size.of(500, 20);
+    const PER_SECOND: u32 = 50;
+    let many = size.of(250, 20);
     let mut service = rig.service(Setup::default()).await;
     let kinds: Vec<Vec<Command>> =
         UNKNOWN.iter().map(|unknown| (0..many).map(|_| (unknown.command)()).collect()).collect();
