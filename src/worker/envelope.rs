@@ -34,7 +34,8 @@ pub(super) struct Envelope {
     pub(super) plugin: Option<Name>,
     /// Its idempotency key.
     pub(super) message_id: Option<MessageId>,
-    /// SHA-256 of routing key and body: the same key with another fingerprint is a conflict.
+    /// SHA-256 of routing key and body, or its size where that is too large: the same key with another fingerprint is a
+    /// conflict.
     pub(super) fingerprint: [u8; 32],
     /// What the driver recognises its answer by: its `correlation_id`, else its `message_id`.
     pub(super) correlation_id: Option<String>,
@@ -129,6 +130,10 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         fingerprint: match &hook {
             // A platform delivers the same hook again with other headers at another time.
             Some(key) => fingerprint(&message.routing_key, key.as_str().as_bytes()),
+            // Nobody reads through what is refused for its size, not even for this: two of one size get the same answer.
+            None if message.body.len() > limits.max_body_bytes => {
+                fingerprint(&message.routing_key, &message.body.len().to_be_bytes())
+            }
             None => fingerprint(&message.routing_key, &message.body),
         },
         correlation_id: properties.correlation_id.clone().or_else(|| message_id.as_ref().map(MessageId::to_string)),

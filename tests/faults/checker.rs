@@ -16,7 +16,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::{
-    driver::{Book, Command, Entry},
+    book::{Book, Entry},
+    driver::Command,
     platform::Calls,
 };
 

@@ -1,17 +1,17 @@
 //! A driver that does everything right: a durable queue for its events, confirms for its commands, and a new connection
 //! whenever the old one is lost. It uses the AMQP client directly, as a stranger would, and keeps book of what it sent
-//! and what came back. Down: [`crate::checker`], which reads the book.
+//! and what came back. What a scenario wants to be said wrongly, it says just so ([`crate::command`]). Down:
+//! [`crate::book`], and [`crate::checker`], which reads it.
 
 use std::{
-    collections::HashMap,
-    hash::{DefaultHasher, Hash, Hasher},
+    iter,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use futures::StreamExt;
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
+    Channel, Confirmation, Connection, ConnectionProperties,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
         ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
@@ -25,62 +25,13 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::book::Book;
+pub(crate) use crate::command::Command;
+
 /// Commands that are unconfirmed at a time.
 const WINDOW: usize = 256;
 /// A confirm that takes longer counts as lost; the command is sent again.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(20);
-
-/// What is sent.
-#[derive(Debug, Clone)]
-pub(crate) struct Command {
-    /// Its `message_id`.
-    pub(crate) id: String,
-    /// Its routing key.
-    pub(crate) key: String,
-    /// Its body.
-    pub(crate) body: Vec<u8>,
-}
-
-/// What a driver knows of one command.
-#[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    /// When it was first sent.
-    pub(crate) sent: Instant,
-    /// How often it was sent.
-    pub(crate) tries: u32,
-    /// Whether the broker confirmed one of them.
-    pub(crate) acknowledged: bool,
-    /// When its first final event arrived.
-    pub(crate) answered: Option<Instant>,
-    /// Its final events, each once for each id and body.
-    pub(crate) finals: Vec<Final>,
-}
-
-/// A final event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Final {
-    /// The event's id.
-    pub(crate) id: String,
-    /// `action.completed`, `command.rejected`, …
-    pub(crate) kind: String,
-    /// Tells bodies apart.
-    pub(crate) body: u64,
-    /// What went wrong, where something did.
-    pub(crate) problem: Value,
-    /// How often it arrived.
-    pub(crate) copies: u32,
-}
-
-/// Everything that was sent, and everything that arrived.
-#[derive(Debug, Default)]
-pub(crate) struct Book {
-    /// By `message_id`.
-    pub(crate) entries: HashMap<String, Entry>,
-    /// Causes of final events that nobody sent.
-    pub(crate) strangers: Vec<String>,
-    /// All events that are no final event of an action, as they arrived.
-    pub(crate) others: Vec<Value>,
-}
 
 /// A handle; the driver ends with the last of them.
 #[derive(Clone)]
@@ -180,11 +131,7 @@ impl Driver {
 
     fn note_sent<'a>(&self, commands: impl Iterator<Item = &'a Command>) {
         let mut book = self.book();
-        for command in commands {
-            let fresh =
-                Entry { sent: Instant::now(), tries: 0, acknowledged: false, answered: None, finals: Vec::new() };
-            book.entries.entry(command.id.clone()).or_insert(fresh);
-        }
+        commands.for_each(|command| book.note_sent(command));
     }
 
     /// Sends what is open and keeps what was not confirmed.
@@ -235,6 +182,26 @@ impl Driver {
         fates
     }
 
+    /// Sends a command so many times before the first is confirmed, as if as many drivers had had it at once. All of them
+    /// are one try.
+    ///
+    /// # Panics
+    /// Where the broker does not take them.
+    pub(crate) async fn send_copies(&self, command: &Command, copies: usize) {
+        self.note_sent(iter::once(command));
+        let (_connection, channel) = self.line.channel().await.expect("the broker answers");
+        let mut confirms = Vec::with_capacity(copies);
+        for _ in 0..copies {
+            confirms.push(self.line.publish(&channel, command).await.expect("the channel stands"));
+        }
+        for confirm in confirms {
+            assert!(confirm.await.expect("the channel stands").is_ack(), "the broker refuses a copy");
+        }
+        if let Some(entry) = self.book().entries.get_mut(&command.id) {
+            (entry.tries, entry.acknowledged) = (1, true);
+        }
+    }
+
     /// How many of these commands have a final event.
     pub(crate) fn answered(&self, commands: &[Command]) -> usize {
         let book = self.book();
@@ -261,6 +228,28 @@ impl Driver {
             let _ = timeout(Duration::from_millis(500), news).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Declares a queue for replies, where nobody listens; its name, which the broker makes up for an empty one.
+    ///
+    /// # Panics
+    /// Where the broker does not answer.
+    pub(crate) async fn declare_queue(&self, name: &str) -> String {
+        let (_connection, channel) = self.line.channel().await.expect("the broker answers");
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(name.into(), options, FieldTable::default()).await;
+        declared.expect("the queue can be declared").name().to_string()
+    }
+
+    /// How many messages wait at a queue; none where there is no such queue.
+    ///
+    /// # Panics
+    /// Where the broker does not answer.
+    pub(crate) async fn waiting(&self, queue: &str) -> usize {
+        let (_connection, channel) = self.line.channel().await.expect("the broker answers");
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
+        declared.map_or(0, |queue| usize::try_from(queue.message_count()).unwrap_or(usize::MAX))
     }
 
     /// Deletes a queue, which is not this driver's to delete.
@@ -346,10 +335,7 @@ impl Line {
         channel: &Channel,
         command: &Command,
     ) -> lapin::Result<impl Future<Output = lapin::Result<Confirmation>> + use<>> {
-        let properties = BasicProperties::default()
-            .with_message_id(command.id.as_str().into())
-            .with_delivery_mode(2)
-            .with_content_type("application/json".into());
+        let properties = command.properties.written(&command.id);
         let (exchange, key) = (format!("{}.commands", self.prefix), command.key.as_str());
         channel
             .basic_publish(exchange.into(), key.into(), BasicPublishOptions::default(), &command.body, properties)
@@ -369,30 +355,5 @@ impl Line {
             delivery.ack(BasicAckOptions::default()).await?;
         }
         Ok(())
-    }
-}
-
-impl Book {
-    fn note(&mut self, event: Value, data: &[u8]) {
-        let kind = event["type"].as_str().expect("an event has a type").trim_start_matches("org.metagov.").to_owned();
-        let cause = event["causationid"].as_str().unwrap_or_default();
-        let last = ["action.", "command.rejected", "community.", "process.started"];
-        if !last.iter().any(|start| kind.starts_with(start)) {
-            self.others.push(event);
-            return;
-        }
-        let Some(entry) = self.entries.get_mut(cause) else {
-            self.strangers.push(cause.to_owned());
-            return;
-        };
-        entry.answered.get_or_insert_with(Instant::now);
-        let id = event["id"].as_str().expect("an event has an id").to_owned();
-        let mut hasher = DefaultHasher::new();
-        data.hash(&mut hasher);
-        let (body, problem) = (hasher.finish(), event["data"]["problem"].clone());
-        match entry.finals.iter_mut().find(|known| known.id == id && known.body == body) {
-            Some(known) => known.copies += 1,
-            None => entry.finals.push(Final { id, kind, body, problem, copies: 1 }),
-        }
     }
 }

@@ -3,15 +3,19 @@
 //! `tests/faults/README.md` says what it is and shows what it measured; `rig.rs` says how a scenario is written. In the
 //! sizes of CI it is one of the workspace's tests; `tests/run --faults` runs it in full.
 
+mod book;
 mod broker;
 mod checker;
 mod clock;
+mod command;
 mod crashes;
 mod database;
 mod disks;
 mod double;
 mod driver;
 mod flood;
+mod hostile;
+mod injection;
 mod memory;
 mod mounts;
 mod platform;
@@ -25,11 +29,14 @@ mod puppet;
 mod rig;
 mod rows;
 mod scheduler;
+mod secrets;
 mod servers;
 mod soak;
 mod steps;
 mod strain;
+mod strangers;
 mod table;
+mod wiretap;
 mod workers;
 
 use std::{panic::AssertUnwindSafe, pin::Pin, process::ExitCode, time::Duration};
@@ -135,6 +142,12 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T36" Full plugins::t36: "platform of one community slow";
     "T37" Full flood::t37: "one community floods";
     "T38" Ci platforms::t38: "platform busy, broken, silent, slow";
+    "T39" Ci hostile::t39: "bodies that are too large";
+    "T40" Ci hostile::t40: "documents that no reader should trust";
+    "T41" Ci strangers::t41: "words that nobody knows";
+    "T47" Ci strangers::t47: "one command fifty times at once";
+    "T49" Ci injection::t49: "answers and routing keys that point elsewhere";
+    "T50" Ci secrets::t50: "secrets, and the keys to them";
     "T56" Full soak::t56: "soak, with workers, RabbitMQ and PostgreSQL failing by lots";
 };
 

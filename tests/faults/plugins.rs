@@ -53,7 +53,7 @@ fn kind(tally: &Tally, kind: &str) -> usize {
 }
 
 /// How many of these commands ended in this problem.
-fn ended_in(service: &Service, commands: &[Command], problem: &str) -> usize {
+pub(crate) fn ended_in(service: &Service, commands: &[Command], problem: &str) -> usize {
     let problems = service.driver.problems(commands);
     problems.iter().filter(|said| said["type"].as_str().is_some_and(|url| url.ends_with(problem))).count()
 }

@@ -19,7 +19,11 @@ pub(crate) struct Puppet;
 
 /// What the puppet is set up with.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub(crate) struct Config {}
+pub(crate) struct Config {
+    /// What it must not let anybody see.
+    #[serde(default)]
+    pub(crate) secrets: Vec<Secret>,
+}
 
 impl Plugin for Puppet {
     const NAME: &'static str = "puppet";
@@ -52,6 +56,10 @@ pub(crate) enum Deed {
     Allocate(usize),
     /// Ends the whole process, as a crash would.
     Kill,
+    /// Fails in the words of a platform that repeats what it was sent: with all secrets.
+    Blab,
+    /// Refuses in the same words.
+    BlabRejected,
 }
 
 /// What every call is told.
@@ -73,7 +81,8 @@ pub(crate) struct Acted {
 }
 
 /// What an action of a plugin does that does as it is told.
-pub(crate) async fn act<P: Plugin>(cx: &Cx<P>, script: &Script) -> Result<Acted> {
+pub(crate) async fn act<P: Plugin<Config = Config>>(cx: &Cx<P>, script: &Script) -> Result<Acted> {
+    tracing::trace!(config = ?cx.config(), ?script, "acting");
     if script.calls {
         call(cx).await?;
     }
@@ -92,8 +101,15 @@ pub(crate) async fn act<P: Plugin>(cx: &Cx<P>, script: &Script) -> Result<Acted>
             }
         }
         Deed::Kill => process::abort(),
+        Deed::Blab => return Err(Error::failed(blab(cx))),
+        Deed::BlabRejected => return Err(Error::rejected(blab(cx))),
     }
     Ok(Acted { key: cx.idempotency_key().to_string() })
+}
+
+fn blab<P: Plugin<Config = Config>>(cx: &Cx<P>) -> String {
+    let secrets: Vec<_> = cx.config().secrets.iter().map(Secret::expose).collect();
+    format!("GET https://x.example/bot{}/me: bad keys {secrets:?}", secrets.first().unwrap_or(&""))
 }
 
 /// One HTTP call without a client: a request, and the status of the answer.

@@ -332,7 +332,7 @@ impl Service {
         const DUPLICATED: &str = "SELECT \
             (SELECT COUNT(*) FROM (SELECT 1 FROM action_runs WHERE message_id IS NOT NULL \
              GROUP BY community, message_id HAVING COUNT(*) > 1) AS runs) + \
-            (SELECT COUNT(*) FROM (SELECT 1 FROM outbox WHERE last AND event_type LIKE '%action.%' \
+            (SELECT COUNT(*) FROM (SELECT 1 FROM outbox WHERE last AND event_type LIKE '%action.%' AND inbox_key IS NOT NULL \
              GROUP BY community, inbox_key HAVING COUNT(*) > 1) AS events)";
         const STUCK: &str = "SELECT \
             (SELECT COUNT(*) FROM inbox WHERE status <> 'finished') + \
@@ -358,7 +358,7 @@ impl Service {
 
 /// Any command, with a fresh `message_id`.
 pub(crate) fn command(key: &str, body: &Value) -> Command {
-    Command { id: Uuid::new_v4().to_string(), key: key.to_owned(), body: body.to_string().into_bytes() }
+    Command::new(key, body.to_string().into_bytes())
 }
 
 /// What workers declare at their start, so that the driver need not wait for the first of them; `topology apply`.

@@ -190,6 +190,25 @@ impl Process {
         Some(began.elapsed())
     }
 
+    /// The time that its threads have spent on a processor, for itself and in the kernel, in steps of 10 ms.
+    ///
+    /// # Panics
+    /// Where it has ended.
+    pub(crate) fn processor_time(&self) -> Duration {
+        // The kernel tells it in hundredths of a second, whatever its own clock does.
+        const TICK: Duration = Duration::from_millis(10);
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the process is there");
+        // The second field is its name, in brackets, and may hold anything.
+        let (_, fields) = stat.rsplit_once(") ").expect("its name stands in brackets");
+        let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().expect("a number of ticks"));
+        TICK * ticks.sum::<u32>()
+    }
+
+    /// The variables that it was started with, as everybody of its user may read them.
+    pub(crate) fn environment(&self) -> Vec<u8> {
+        fs::read(format!("/proc/{}/environ", self.child.id())).expect("the process is there")
+    }
+
     /// Its memory in KiB, as the kernel counts what is in use.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();

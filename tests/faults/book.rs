@@ -1,0 +1,97 @@
+//! The book that a driver keeps: what was sent, and what came back. It only notes down; [`crate::checker`] counts, and
+//! [`crate::driver`] writes.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry::Vacant},
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::command::{Command, Properties};
+
+/// What a driver knows of one command.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// When it was first sent.
+    pub(crate) sent: Instant,
+    /// How often it was sent.
+    pub(crate) tries: u32,
+    /// Whether the broker confirmed one of them.
+    pub(crate) acknowledged: bool,
+    /// When its first final event arrived.
+    pub(crate) answered: Option<Instant>,
+    /// Its final events, each once for each id and body.
+    pub(crate) finals: Vec<Final>,
+}
+
+/// A final event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Final {
+    /// The event's id.
+    pub(crate) id: String,
+    /// `action.completed`, `command.rejected`, …
+    pub(crate) kind: String,
+    /// Tells bodies apart.
+    pub(crate) body: u64,
+    /// What went wrong, where something did.
+    pub(crate) problem: Value,
+    /// How often it arrived.
+    pub(crate) copies: u32,
+}
+
+/// Everything that was sent, and everything that arrived.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    /// By `message_id`.
+    pub(crate) entries: HashMap<String, Entry>,
+    /// Causes of final events that nobody sent.
+    pub(crate) strangers: Vec<String>,
+    /// Words that no event may hold, and those of them that one did.
+    pub(crate) unspeakable: Vec<String>,
+    pub(crate) spoken: HashSet<String>,
+    /// Commands whose answers nobody can recognise: whichever comes is taken for that of the next one.
+    nameless: VecDeque<String>,
+    /// All events that are no final event of an action, as they arrived.
+    pub(crate) others: Vec<Value>,
+}
+
+impl Book {
+    /// A command goes out, for the first time or once more.
+    pub(crate) fn note_sent(&mut self, command: &Command) {
+        let Vacant(place) = self.entries.entry(command.id.clone()) else { return };
+        place.insert(Entry { sent: Instant::now(), tries: 0, acknowledged: false, answered: None, finals: Vec::new() });
+        if matches!(command.properties, Properties::Nameless) {
+            self.nameless.push_back(command.id.clone());
+        }
+    }
+
+    /// An event has come.
+    pub(crate) fn note(&mut self, event: Value, data: &[u8]) {
+        let text = String::from_utf8_lossy(data);
+        self.spoken.extend(self.unspeakable.iter().filter(|word| text.contains(*word)).cloned());
+        let kind = event["type"].as_str().expect("an event has a type").trim_start_matches("org.metagov.").to_owned();
+        // The same for whoever says nothing strange; else it is the first that tells commands apart.
+        let cause = event["correlationid"].as_str().or(event["causationid"].as_str());
+        let last = ["action.", "command.rejected", "community.", "process.started"];
+        if !last.iter().any(|start| kind.starts_with(start)) {
+            self.others.push(event);
+            return;
+        }
+        let cause = cause.map_or_else(|| self.nameless.pop_front().unwrap_or_default(), str::to_owned);
+        let Some(entry) = self.entries.get_mut(&cause) else {
+            self.strangers.push(cause);
+            return;
+        };
+        entry.answered.get_or_insert_with(Instant::now);
+        let id = event["id"].as_str().expect("an event has an id").to_owned();
+        let mut hasher = DefaultHasher::new();
+        data.hash(&mut hasher);
+        let (body, problem) = (hasher.finish(), event["data"]["problem"].clone());
+        match entry.finals.iter_mut().find(|known| known.id == id && known.body == body) {
+            Some(known) => known.copies += 1,
+            None => entry.finals.push(Final { id, kind, body, problem, copies: 1 }),
+        }
+    }
+}
