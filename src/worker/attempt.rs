@@ -100,12 +100,14 @@ impl Handlers {
         if let Some(detour) = record.lost().take() {
             return Err(detour);
         }
-        let Some(Held { fence, .. }) = record.held.get().copied() else { return decided };
+        let Some(Held { fence, died, .. }) = record.held.get().copied() else { return decided };
         let mut verdict = match decided {
             Ok(verdict) | Err(Detour::Verdict(verdict)) => verdict,
             Err(Detour::Store(error)) => {
-                // Nothing was called, or it may be called again; the next run must not take this one for dead.
-                self.release(&record.entry, fence, Keep::ForRetry).await?;
+                // Nothing was called, or it may be called again; the next run must not take this one for dead. There is no
+                // next run where the database refuses for good, and nothing to keep unless the one before may have acted.
+                let keep = if error.is_passing() || died { Keep::ForRetry } else { Keep::Nothing };
+                self.release(&record.entry, fence, keep).await?;
                 return Err(error.into());
             }
         };

@@ -158,7 +158,7 @@ async fn gossip(service: &Service, canaries: &[String], times: usize) -> Vec<Com
          '{COMMUNITY}') WHERE community = '{SPOILT}' RETURNING 1) SELECT COUNT(*) FROM spoilt"
     );
     assert_eq!(service.sql(&spoil).await, 1, "there is a row to spoil");
-    commands.push(service.command_in(SPOILT, "pure", &json!({ "deeds": ["succeed"], "calls": true })));
+    commands.push(service.command_in(SPOILT, "keyed", &json!({ "deeds": ["succeed"], "calls": true })));
     service.driver.send(&commands[2..]).await;
     service.answered(&commands, commands.len()).await;
     let gone = format!(

@@ -213,18 +213,24 @@ story! {
         world
             .sql("UPDATE plugin_instances SET config = (SELECT o.config FROM plugin_instances o WHERE o.community = 'other')")
             .await;
-        let told = world.ask(&World::act("pure-act", "x", &[])).await;
-        assert_eq!(problem(&told).0, "https://metagov.org/problems/internal-error");
-        let kept = async {
-            loop {
-                let dead = world.dead_letters().await;
-                if !dead.is_empty() {
-                    return dead;
+        for action in ["pure-act", "keyed-act"] {
+            let command = World::act(action, "x", &[]);
+            let told = world.ask(&command).await;
+            assert_eq!(problem(&told).0, "https://metagov.org/problems/internal-error");
+            let kept = async {
+                loop {
+                    let dead = world.dead_letters().await;
+                    if !dead.is_empty() {
+                        return dead;
+                    }
                 }
-            }
-        };
-        let dead = tokio::time::timeout(Duration::from_mins(1), kept).await.expect("its message is kept");
-        assert_eq!(dead[0].0, "action.puppet.pure-act");
+            };
+            let dead = tokio::time::timeout(Duration::from_mins(1), kept).await.expect("its message is kept");
+            assert_eq!(dead[0].0, format!("action.puppet.{action}"));
+            let id = command.id().parse().expect("it is a message id");
+            let attempts = world.store.attempts(&World::community(), &id).await.expect("the database answers");
+            assert_eq!(attempts, None, "{action}: nothing was tried, and nothing waits for another try");
+        }
     }
 
     async fn a_rotation_goes_on_under_the_feet_of_workers(world: World) {
