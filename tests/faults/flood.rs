@@ -2,8 +2,10 @@
 //!
 //! The broker's queue is first in, first out: whoever comes after a flood is reached when the flood before it has been
 //! fetched, and handled or parked. So two things are judged apart. A flood that goes on, faster than it can be handled and
-//! slower than it can be fetched, must hardly be noticed. One that is there all at once must be passed in the time that
-//! fetching it takes, and only once: what was parked must not stand in the way again. Up: the list of scenarios.
+//! slower than it can be fetched, must hardly be noticed: a parked command costs the broker three writes, and where two
+//! cores do all of that the others wait for them, some tenths of a second. One that is there all at once must be passed in
+//! the time that fetching it takes, and only once: what was parked must not stand in the way again. Up: the list of
+//! scenarios.
 
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use crate::{
 
 /// The community that floods.
 const FLOOD: &str = "flood";
+/// What a flood that goes on may cost the others.
+const HARDLY: Duration = Duration::from_millis(500);
 
 /// What the others went through.
 struct Passed {
@@ -85,7 +89,7 @@ pub(crate) async fn t37(rig: &mut Rig, size: Size) -> Row {
     };
     let rhythm = u32::try_from(communities).expect("it is small");
     let per_second = u32::try_from(count / seconds).expect("it is small");
-    let (calm, calmly) = (one_a_second(&service, &names, seconds), Duration::from_millis(size.of(25, 100)));
+    let calm = one_a_second(&service, &names, seconds);
     let alone = beside(&service, rhythm, &calm, &[], None).await;
     let (steady, flood) = (one_a_second(&service, &names, seconds), slow(count));
     let during = beside(&service, rhythm, &steady, &flood, Some(per_second)).await;
@@ -107,7 +111,7 @@ pub(crate) async fn t37(rig: &mut Rig, size: Size) -> Row {
     .at_least("of the flood open when the others were through", during.open.min(after.open), 1)
     .at_most("MiB grown", during.grown_mib.max(after.grown_mib), 50)
     .note("p99 of the others alone", format!("{:.1?}", alone.p99))
-    .within("p99 of the others beside the flood", during.p99, alone.p99 * 2 + calmly)
+    .within("p99 of the others beside the flood", during.p99, HARDLY)
     .note("p99 of the others after the burst", format!("{:.1?}", after.p99))
     .within("the slowest of them", after.slowest, Duration::from_secs(1) * u32::try_from(at_once / 1_000).expect("it is small"))
 }
