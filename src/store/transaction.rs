@@ -57,7 +57,7 @@ impl Store {
                 Ok(done) => {
                     failpoint!("store::committing", |text| Err(StoreError::Unavailable(text)));
                     transaction.commit().await?;
-                    failpoint!("store::committed", |text| Err(StoreError::Unavailable(text)));
+                    failpoint!("store::committed");
                     Ok(done)
                 }
                 Err(error) => {

@@ -156,8 +156,8 @@ mod tests {
     #[test]
     fn what_has_come_back_makes_room_and_is_forgotten_in_the_end() {
         let (mut bookings, now) = known(10);
-        assert_eq!(steps(&mut bookings, 20, now), [20, 0, 0, 0, 0]);
-        assert_eq!(bookings.book(&FLOOD, now), DelayStep::FiveSeconds);
+        let before = steps(&mut bookings, 30, now);
+        assert!((19..=22).contains(&before[0]) && before[0] + before[1] == 30, "{before:?}");
         let later = now + Duration::from_secs(7);
         bookings.look_after(later);
         assert!(bookings.owners.is_empty(), "{bookings:?}");

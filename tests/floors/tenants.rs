@@ -24,6 +24,7 @@ const FOR_THE_WHOLE_SERVICE: &[(&str, &str)] = &[
     ("mark_published", "by ids that were handed out with their community; one statement for a batch of many"),
     ("overdue", "a count of what is left behind, for a gauge"),
     ("due_plugins", "names of plugins; no community's row is told"),
+    ("set_right_due_times", "when the clock has jumped, for everybody; a count is told, and no row"),
     ("every_instance", "`keys rotate` seals all secrets anew, and shows none"),
     ("reseal", "by ids that were handed out with their community"),
     ("begun_and_not_ended", "by a UUID that follows from community and key; the table holds nothing else of them"),

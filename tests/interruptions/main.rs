@@ -29,9 +29,9 @@ const PLACES: [&str; 10] = [
     "worker::acknowledged",
 ];
 
-/// Those at which the database can refuse: before it is asked anything, before it has committed, and when it has, so that
-/// only its answer is lost.
-const REFUSALS: [&str; 3] = ["store::asking", "store::committing", "store::committed"];
+/// Those at which the database can refuse: before it is asked anything, and before it has committed. (An answer that is
+/// lost after the commit of an attempt is waited out like a death, for as long as its lease.)
+const REFUSALS: [&str; 2] = ["store::asking", "store::committing"];
 
 /// Schedules with several interruptions, where nobody asks for more.
 const DRAWN: usize = 150;
