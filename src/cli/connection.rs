@@ -55,14 +55,12 @@ pub(super) async fn bus(config: &Config) -> anyhow::Result<Bus> {
 /// Publishes, and comes back when the broker has it. What only waiting could heal is told after a while: an alarm of the
 /// broker, or a queue that stands there with other arguments than ours.
 pub(super) async fn publish(bus: &Bus, outgoing: Vec<Outgoing>) -> anyhow::Result<Vec<Published>> {
-    match tokio::time::timeout(PATIENCE, bus.publish(outgoing)).await {
-        Ok(published) => published.context("cannot publish"),
-        Err(_) => {
-            let why = bus.standing().broker.err().unwrap_or_else(|| "it does not say why".to_owned());
-            let words = format!("no confirm within {} s, it may still get there: {why}", PATIENCE.as_secs());
-            Err(Stop::Unreachable(words).into())
-        }
+    if let Ok(published) = tokio::time::timeout(PATIENCE, bus.publish(outgoing)).await {
+        return published.context("cannot publish");
     }
+    let why = bus.standing().broker.err().unwrap_or_else(|| "it does not say why".to_owned());
+    let words = format!("no confirm within {} s, it may still get there: {why}", PATIENCE.as_secs());
+    Err(Stop::Unreachable(words).into())
 }
 
 /// The bus of the `metagov dev` that runs on this directory.

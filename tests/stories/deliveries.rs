@@ -185,7 +185,8 @@ story! {
     async fn a_command_line_that_would_wait_for_ever_says_why(world: World) {
         // The queues stand with 30, and the broker refuses to have them declared otherwise.
         let other = [("METAGOV__BROKER__DELIVERY_LIMIT", "20")];
-        let (code, _, words) = world.metagov_with(&["community", "apply", "acme"], &other).await;
+        let act = ["action", "run", "randomness.random-int", "--community", COMMUNITY];
+        let (code, _, words) = world.metagov_with(&act, &other).await;
         assert_eq!(code, 5, "{words}");
         let queue = format!("{}.", world.prefix);
         assert!(words.contains(&queue) && words.contains("delete it once it is empty"), "{words}");
