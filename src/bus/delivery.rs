@@ -19,6 +19,8 @@ pub struct Delivery {
     /// How often it was handed out before and came back, where the broker counts that (quorum queues). Versions of
     /// RabbitMQ differ in what they count: no base for retries.
     pub delivery_count: Option<u64>,
+    /// Whether the broker makes a dead letter of it, and tells nobody, when this delivery comes back or the next.
+    pub last_chance: bool,
     /// How it is settled.
     pub receipt: Receipt,
 }
@@ -41,6 +43,12 @@ pub(super) enum Settlement {
     Ack(u64),
     /// Never begun; somebody else may have it at once.
     Return(u64),
+}
+
+/// Whether a message that was handed out so often is near the limit of its queue. Two deliveries before it is over, so
+/// that there is one more if nothing comes of this one.
+pub(super) fn is_last_chance(delivery_count: Option<u64>, limit: u32) -> bool {
+    delivery_count.is_some_and(|count| count > 0 && count + 1 >= u64::from(limit))
 }
 
 impl Receipt {

@@ -49,6 +49,8 @@ pub(super) struct Envelope {
     pub(super) due: Option<Timestamp>,
     /// Whether it was in hand before, so that it may be what a worker died of.
     pub(super) suspect: bool,
+    /// Whether the broker gives it up if it comes back once more or twice.
+    pub(super) last_chance: bool,
     /// Whether it has killed its workers, so that no plugin is called for it.
     pub(super) convicted: bool,
     /// Stands in for the `message_id` where there is none: the same for this delivery and the copies of it that we make.
@@ -143,6 +145,7 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         attempt: properties.headers.get(ATTEMPT_HEADER).and_then(|count| count.parse().ok()).unwrap_or(1).max(1),
         due: properties.headers.get(DUE_HEADER).and_then(|due| wait::read(due)),
         suspect: false,
+        last_chance: false,
         convicted: false,
         nonce: properties
             .headers

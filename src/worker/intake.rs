@@ -307,6 +307,7 @@ fn read(delivery: Delivery, settler: &Settler) -> Taken {
     let mut opened = open(&delivery.message, &settler.limits);
     let headers = &delivery.message.properties.headers;
     opened.envelope.suspect = delivery.redelivered || headers.contains_key(SUSPECT_HEADER);
+    opened.envelope.last_chance = delivery.last_chance;
     let parked = headers.get(THROTTLED_HEADER).and_then(|count| count.parse().ok()).unwrap_or(0);
     Taken { delivery, opened, parked }
 }

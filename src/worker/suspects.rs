@@ -22,8 +22,9 @@
 //!
 //! **Lost connections** are no deaths: a worker whose session is gone takes its rows back at once, though its handlers go
 //! on. As it may need a moment to notice, nobody is convicted before [`SECOND_LOOK`]. An orderly end takes its rows back
-//! too. What kills while a body is parsed, before any row, is left to the broker's delivery limit; so that no innocent meets
-//! that limit it is ten times the deaths that convict.
+//! too. What kills while a body is parsed, before any row, is left to the broker's delivery limit. That limit is high, for an
+//! innocent that waits behind many suspects is in hand at each death of its worker, and the broker tells nobody of what it
+//! gives up: so what is near it is answered, and set aside, without being handled.
 //!
 //! A `keyed` or `unsafe` action has to wait for the lease of the attempt that died; it does so up the delay ladder, as a copy
 //! that says of itself to be suspect. Up: [`super::settle`]. Down: the table `suspects`.
@@ -95,6 +96,10 @@ impl Suspects {
     }
 
     async fn try_to_begin(&self, envelope: &Envelope) -> Suspect {
+        if envelope.last_chance {
+            error!("so often in hand that the broker is about to give it up; it is not handled again");
+            return Suspect::Convicted;
+        }
         let command = envelope.suspicion();
         let mut rows = self.rows(command).await;
         if rows >= CONVICTED_BY {

@@ -195,7 +195,7 @@ impl Service {
             prefix: "metagov".to_owned(),
             heartbeat: Duration::from_secs(10),
             declare: true,
-            delivery_limit: 30,
+            delivery_limit: 100,
             service_users: std::collections::BTreeSet::new(),
         }
     }

@@ -214,6 +214,7 @@ async fn a_message_that_comes_back_too_often_is_set_aside(rig: Rig) {
         let mut deliveries = rig.bus.consume(Queue::Plugin(plugin()), 1);
         let delivery = next(&mut deliveries).await;
         assert_eq!(delivery.delivery_count.unwrap_or(0), expected);
+        assert_eq!(delivery.last_chance, expected > 0, "it is told before it is too late, and once more");
         seen += 1;
     }
     assert_eq!(seen, 3);

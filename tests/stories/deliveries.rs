@@ -183,7 +183,7 @@ story! {
     }
 
     async fn a_command_line_that_would_wait_for_ever_says_why(world: World) {
-        // The queues stand with 30, and the broker refuses to have them declared otherwise.
+        // The queues stand with 100, and the broker refuses to have them declared otherwise.
         let other = [("METAGOV__BROKER__DELIVERY_LIMIT", "20")];
         let act = ["action", "run", "randomness.random-int", "--community", COMMUNITY];
         let (code, _, words) = world.metagov_with(&act, &other).await;

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::mpsc;
 
 use super::{InProcess, MemoryQueue, Stored};
-use crate::bus::{Delivery, Receipt, delivery::Settlement};
+use crate::bus::{
+    Delivery, Receipt,
+    delivery::{Settlement, is_last_chance},
+};
 
 pub(super) async fn run(bus: Arc<InProcess>, queue: Arc<MemoryQueue>, prefetch: u16, outgoing: mpsc::Sender<Delivery>) {
     let (settlements, mut settled) = mpsc::unbounded_channel();
@@ -48,6 +51,7 @@ pub(super) async fn run(bus: Arc<InProcess>, queue: Arc<MemoryQueue>, prefetch: 
                         message: stored.message.clone(),
                         redelivered: stored.returns > 0,
                         delivery_count: Some(stored.returns),
+                        last_chance: is_last_chance(Some(stored.returns), bus.delivery_limit),
                         receipt: Receipt::new(next_tag, settlements.clone()),
                     };
                     unacknowledged.insert(next_tag, stored);

@@ -26,7 +26,7 @@ use super::{
     standing::Line,
     wire,
 };
-use crate::bus::{Delivery, Queue, Receipt};
+use crate::bus::{Delivery, Queue, Receipt, delivery::is_last_chance};
 
 /// For the broker's answer that it delivers no more.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -152,7 +152,7 @@ impl Consumer {
                     }
                 },
             };
-            let mut delivery = receive(delivery, &settlements);
+            let mut delivery = receive(delivery, &settlements, self.declaring.delivery_limit);
             self.declaring.authors.read(&mut delivery.message.properties);
             tokio::select! {
                 biased;
@@ -167,7 +167,7 @@ impl Consumer {
         let cancelled = channel.basic_cancel(stream.tag(), BasicCancelOptions::default());
         if let Ok(Ok(())) = timeout(CANCEL_TIMEOUT, cancelled).await {
             while let Some(Ok(delivery)) = stream.next().await {
-                receive(delivery, &settlements).receipt.give_back();
+                receive(delivery, &settlements, self.declaring.delivery_limit).receipt.give_back();
             }
         }
         Ok(end)
@@ -188,11 +188,17 @@ impl Consumer {
     }
 }
 
-fn receive(mut delivery: lapin::message::Delivery, settlements: &mpsc::UnboundedSender<super::Settlement>) -> Delivery {
+fn receive(
+    mut delivery: lapin::message::Delivery,
+    settlements: &mpsc::UnboundedSender<super::Settlement>,
+    limit: u32,
+) -> Delivery {
+    let delivery_count = wire::delivery_count(&delivery.properties);
     Delivery {
         message: wire::message(&mut delivery),
         redelivered: delivery.redelivered,
-        delivery_count: wire::delivery_count(&delivery.properties),
+        delivery_count,
+        last_chance: is_last_chance(delivery_count, limit),
         receipt: Receipt::new(delivery.delivery_tag, settlements.clone()),
     }
 }

@@ -523,7 +523,7 @@ async fn connect(prefix: &str) -> Bus {
         prefix: prefix.to_owned(),
         heartbeat: Duration::from_secs(10),
         declare: true,
-        delivery_limit: 30,
+        delivery_limit: 100,
         service_users: std::collections::BTreeSet::new(),
     };
     Bus::connect(&settings, CancellationToken::new()).await.expect("the URL of the broker is usable")
