@@ -129,7 +129,7 @@ impl Bus {
     /// A bus in memory: for tests and `metagov dev`. Everything in it ends with the process.
     #[must_use]
     pub fn in_process(prefix: &str) -> Self {
-        const DELIVERY_LIMIT: u32 = 30;
+        const DELIVERY_LIMIT: u32 = 100;
         Self(Kind::InProcess(InProcess::start(prefix, DELIVERY_LIMIT, &CancellationToken::new())))
     }
 
