@@ -3,7 +3,8 @@
 //! A flood that came back all at once, second after second, would go round and round through its queue, and whoever stands
 //! behind it would wait for all of it again and again. So each copy is booked for the first step of the delay ladder before
 //! which its owner has room, by the rate at which its handlers ended lately. It is a guess, and nothing but time depends on
-//! it: what comes back where there is no room is parked anew.
+//! it: what comes back where there is no room is parked anew. After a standstill, when a broker or a database was away, few
+//! have ended: so the rate is never taken for less than one handler in a second each.
 //!
 //! Pure and synchronous as [`super::shares`] is; the time is given. Up: [`super::intake`], which parks. Down: nothing.
 
@@ -27,9 +28,10 @@ const OVERBOOKED: f64 = 2.0;
 const LONGEST: DelayStep = DelayStep::TwoMinutes;
 
 /// The books of all owners of one queue that were parked lately.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Bookings {
     owners: HashMap<Owner, Book>,
+    least: f64,
 }
 
 #[derive(Debug)]
@@ -43,12 +45,17 @@ struct Book {
 }
 
 impl Bookings {
+    /// For owners that have so many handlers at most.
+    pub(super) fn new(handlers: usize) -> Self {
+        Self { owners: HashMap::new(), least: f64::from(u32::try_from(handlers).unwrap_or(u32::MAX)) }
+    }
+
     /// One more of this owner's is parked; for how long.
     pub(super) fn book(&mut self, owner: &Owner, now: Instant) -> DelayStep {
         if let Some(book) = self.owners.get_mut(owner) {
-            return book.book(now);
+            return book.book(now, self.least);
         }
-        self.owners.entry(owner.clone()).or_insert_with(|| Book::new(now)).book(now)
+        self.owners.entry(owner.clone()).or_insert_with(|| Book::new(now)).book(now, self.least)
     }
 
     /// A handler of this owner's has ended.
@@ -94,8 +101,8 @@ impl Book {
         Some(self.ended / seconds)
     }
 
-    fn book(&mut self, now: Instant) -> DelayStep {
-        let (rate, second) = (self.rate(now), self.second(now));
+    fn book(&mut self, now: Instant, least: f64) -> DelayStep {
+        let (rate, second) = (self.rate(now).map(|rate| rate.max(least)), self.second(now));
         let has_room = |step: DelayStep| {
             let Some(rate) = rate else { return true };
             let until = second + step.delay().as_secs();
@@ -116,7 +123,7 @@ mod tests {
 
     /// A book of an owner whose handlers have ended at this rate for ten seconds, and the time then.
     fn known(per_second: u32) -> (Bookings, Instant) {
-        let (mut bookings, mut now) = (Bookings::default(), Instant::now());
+        let (mut bookings, mut now) = (Bookings::new(1), Instant::now());
         bookings.book(&FLOOD, now);
         for _ in 0..10 * per_second {
             now += Duration::from_secs(1) / per_second;
@@ -148,9 +155,17 @@ mod tests {
 
     #[test]
     fn while_nobody_knows_how_fast_it_goes_everything_comes_back_soon() {
-        let (mut bookings, now) = (Bookings::default(), Instant::now());
+        let (mut bookings, now) = (Bookings::new(1), Instant::now());
         assert_eq!(steps(&mut bookings, 1_000, now), [1_000, 0, 0, 0, 0]);
         assert_eq!(bookings.book(&FLOOD, now + Duration::from_mins(2)), DelayStep::OneSecond, "none has ended yet");
+    }
+
+    #[test]
+    fn after_a_standstill_nothing_waits_for_long() {
+        let (mut bookings, began) = (Bookings::new(192), Instant::now());
+        bookings.book(&FLOOD, began);
+        bookings.done(&FLOOD, began + Duration::from_secs(1));
+        assert_eq!(steps(&mut bookings, 300, began + Duration::from_secs(30)), [300, 0, 0, 0, 0]);
     }
 
     #[test]

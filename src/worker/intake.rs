@@ -143,7 +143,7 @@ impl Intake {
             rate,
             clock,
             tasks,
-            bookings: Bookings::default(),
+            bookings: Bookings::new(sharing.limits.cap),
             over: Vec::new(),
             parking: None,
             large: VecDeque::new(),
