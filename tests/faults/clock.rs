@@ -52,7 +52,8 @@ impl Clock {
         let variables = [
             ("LD_PRELOAD", library().display().to_string()),
             ("FAKETIME_TIMESTAMP_FILE", self.file.display().to_string()),
-            ("FAKETIME_CACHE_DURATION", "1".to_owned()),
+            // Every process is to see the jump at once, as it would that of a real clock.
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ];
         variables.map(|(name, value)| (name.to_owned(), value)).into()

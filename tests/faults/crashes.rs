@@ -183,7 +183,9 @@ pub(crate) async fn t06(rig: &mut Rig, size: Size) -> Row {
     .within("p99", disturbed, undisturbed * 3)
 }
 
-/// `metagov dev` on SQLite is killed while it writes. The file stays whole and forgets nothing that was told.
+/// `metagov dev` on SQLite is killed while it writes. The file stays whole and forgets nothing that was told. With one process
+/// that is killed more than once a second, an innocent command may be in hand at three deaths in a row; it is then taken
+/// for their cause, and answered as such.
 pub(crate) async fn t07(rig: &mut Rig, size: Size) -> Row {
     const PART: usize = 40;
     const WHOLE: &str = "SELECT COUNT(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'";
@@ -202,11 +204,13 @@ pub(crate) async fn t07(rig: &mut Rig, size: Size) -> Row {
         forgotten += told.saturating_sub(service.sql("SELECT COUNT(*) FROM action_runs").await);
         service.replace_by(0, Role::Dev);
     }
-    let tally = service.settle(&commands, &["action.completed"]).await;
-    let present = service.sql("SELECT COUNT(*) FROM action_runs WHERE status = 'completed'").await;
+    let tally = service.settle(&commands, &["action.completed", "action.failed"]).await;
+    let present = service.sql("SELECT COUNT(*) FROM action_runs WHERE status IN ('completed', 'failed')").await;
+    let accused = tally.kinds.get("action.failed").copied().unwrap_or(0);
     Row::new("T07", format!("{kills} × `kill -9` of `metagov dev` with SQLite while it writes"))
         .counts(tally)
         .exactly("`integrity_check` ok", whole, kills)
         .exactly("told and not in the file", forgotten, 0)
         .exactly("commands present", present, commands.len())
+        .at_most("innocents taken for killers", accused, kills / 50)
 }
