@@ -183,9 +183,8 @@ pub(crate) async fn t06(rig: &mut Rig, size: Size) -> Row {
     .within("p99", disturbed, undisturbed * 3)
 }
 
-/// `metagov dev` on SQLite is killed while it writes. The file stays whole and forgets nothing that was told. With one process
-/// that is killed more than once a second, an innocent command may be in hand at three deaths in a row; it is then taken
-/// for their cause, and answered as such.
+/// `metagov dev` on SQLite is killed while it writes. The file stays whole and forgets nothing that was told. What has met a
+/// death is answered before the next one comes: a command that three processes die of is a poison, and another scenario's.
 pub(crate) async fn t07(rig: &mut Rig, size: Size) -> Row {
     const PART: usize = 40;
     const WHOLE: &str = "SELECT COUNT(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'";
@@ -193,6 +192,7 @@ pub(crate) async fn t07(rig: &mut Rig, size: Size) -> Row {
     let mut service = rig.service(Setup { workers: 0, devs: 1, sqlite: true, ..Setup::default() }).await;
     let (mut commands, mut whole, mut forgotten) = (Vec::new(), 0, 0);
     for _ in 0..kills {
+        service.answered(&commands, commands.len()).await;
         let part = service.commands(PART, "pure", &json!({ "deeds": [{ "wait": 5 }], "calls": false }));
         service.driver.send(&part).await;
         commands.extend(part.iter().cloned());
@@ -204,13 +204,11 @@ pub(crate) async fn t07(rig: &mut Rig, size: Size) -> Row {
         forgotten += told.saturating_sub(service.sql("SELECT COUNT(*) FROM action_runs").await);
         service.replace_by(0, Role::Dev);
     }
-    let tally = service.settle(&commands, &["action.completed", "action.failed"]).await;
-    let present = service.sql("SELECT COUNT(*) FROM action_runs WHERE status IN ('completed', 'failed')").await;
-    let accused = tally.kinds.get("action.failed").copied().unwrap_or(0);
+    let tally = service.settle(&commands, &["action.completed"]).await;
+    let present = service.sql("SELECT COUNT(*) FROM action_runs WHERE status = 'completed'").await;
     Row::new("T07", format!("{kills} × `kill -9` of `metagov dev` with SQLite while it writes"))
         .counts(tally)
         .exactly("`integrity_check` ok", whole, kills)
         .exactly("told and not in the file", forgotten, 0)
         .exactly("commands present", present, commands.len())
-        .at_most("innocents taken for killers", accused, kills / 50)
 }

@@ -97,7 +97,8 @@ pub(crate) async fn act<P: Plugin<Config = Config>>(cx: &Cx<P>, script: &Script)
         Deed::Block(millis) => std::thread::sleep(Duration::from_millis(millis)),
         Deed::Allocate(mib) => {
             for _ in 0..mib {
-                std::mem::forget(vec![1_u8; 1 << 20]);
+                // An optimiser would leave out memory that nobody looks at.
+                std::mem::forget(std::hint::black_box(vec![1_u8; 1 << 20]));
             }
         }
         Deed::Kill => process::abort(),
