@@ -30,6 +30,8 @@ pub(crate) use crate::command::Command;
 
 /// Commands that are unconfirmed at a time.
 const WINDOW: usize = 256;
+/// A connection that takes longer to be made is given up.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// A confirm that takes longer counts as lost; the command is sent again.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -343,10 +345,16 @@ impl Line {
     }
 
     async fn listen(&self, book: &Mutex<Book>, news: &Notify) -> lapin::Result<()> {
-        let (_connection, channel) = self.channel().await?;
-        channel.basic_qos(1000, BasicQosOptions::default()).await?;
-        let options = BasicConsumeOptions::default();
-        let mut events = channel.basic_consume(self.queue().into(), "".into(), options, FieldTable::default()).await?;
+        let begun = timeout(CONNECT_PATIENCE, async {
+            let (connection, channel) = self.channel().await?;
+            channel.basic_qos(1000, BasicQosOptions::default()).await?;
+            let (queue, options) = (self.queue().into(), BasicConsumeOptions::default());
+            let events = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
+            Ok::<_, lapin::Error>((connection, events))
+        });
+        // Whoever connects to a broker that is going down may wait for its answer for ever.
+        let Ok(begun) = begun.await else { return Ok(()) };
+        let (_connection, mut events) = begun?;
         while let Some(delivery) = events.next().await {
             let delivery = delivery?;
             let event: Value = serde_json::from_slice(&delivery.data).expect("every message is an event");
