@@ -125,7 +125,11 @@ async fn pipe(
         {
             buffer[at..at + needle.len()].fill(0xff);
         }
-        let mode = state.borrow().0;
+        let (mode, cuts_by_now) = *state.borrow();
+        if cuts_by_now != cuts {
+            // What was read as the connection was cut, under the mode of those that follow.
+            return;
+        }
         match mode {
             Mode::Delay(time) => tokio::time::sleep(time).await,
             Mode::Throttle(per_second) => {
