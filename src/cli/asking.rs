@@ -44,6 +44,10 @@ impl Ask {
 
     /// Publishes it and returns once the broker has it.
     pub(super) async fn publish(&self, bus: &Bus) -> anyhow::Result<()> {
+        connection::publish(bus, vec![self.outgoing()]).await.map(drop)
+    }
+
+    fn outgoing(&self) -> Outgoing {
         let message = Message {
             routing_key: self.command.key().to_string(),
             body: self.command.body().into(),
@@ -55,10 +59,7 @@ impl Ask {
                 ..Properties::default()
             },
         };
-        connection::publish(bus, vec![Outgoing { to: Destination::Commands, message }])
-            .await
-            .context("cannot publish the command")?;
-        Ok(())
+        Outgoing { to: Destination::Commands, message }
     }
 
     /// Publishes it and waits for its final event.
@@ -74,7 +75,8 @@ impl Ask {
     async fn wait_on(&self, bus: &Bus, store: Option<&Store>, out: Output, timeout: Duration) -> anyhow::Result<Event> {
         let waiting = async {
             let events = bus.subscribe(&self.patterns()).await?;
-            self.publish(bus).await?;
+            // As long as the caller waits for the outcome, however long the broker takes no messages.
+            bus.publish(vec![self.outgoing()]).await.context("cannot publish")?;
             out.step(&format!("accepted as {}", self.message_id));
             self.follow(events, store, out).await
         };

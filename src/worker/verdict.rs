@@ -10,7 +10,7 @@
 //! | panic or deadline of an `unsafe` action | `action.uncertain` | | | | | |
 //! | nothing: its worker died | `keyed`: called again; `unsafe`: `action.uncertain`; else as if for the first time | called again | as if for the first time | the next poll comes | as if for the first time | the next tick comes |
 //! | whatever, after another attempt took over | dropped; a copy of the command finds out what the other says | dropped | dropped | | | |
-//! | (not called: three workers died of it) | `action.failed`, or `action.uncertain` where it is `unsafe`; and `metagov.dead` | `process.failed`; and `metagov.dead` | kept in `errors`, `process.updated`; and `metagov.dead` | the same | `command.rejected`; and `metagov.dead` | the same |
+//! | (not called: three workers died of it, or the broker is about to give it up) | `action.failed`, or `action.uncertain` where it is `unsafe`; and `metagov.dead` | `process.failed`; and `metagov.dead` | kept in `errors`, `process.updated`; and `metagov.dead` | the same | `command.rejected`; and `metagov.dead` | the same |
 //! | (not begun: its community is over its share) | parked on the delay ladder, no attempt counted | the same | the same | the same | the same | the same |
 //! | cannot be read | `command.rejected`; where nobody could recognise that answer, also `metagov.dead` | | | | | |
 //!
