@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     bus::{Bus, BusError, Destination, Message, Outgoing, Properties, Queue},
+    failpoint::failpoint,
     store::{DueProcess, DueTick, Store, StoreError},
     telemetry::measures,
 };
@@ -47,9 +48,11 @@ pub struct Scheduler {
 
 /// Why a scan ends early.
 #[derive(Debug, thiserror::Error)]
-enum Interrupted {
+pub enum Interrupted {
+    /// The database is in trouble.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The bus is closed.
     #[error(transparent)]
     Bus(#[from] BusError),
 }
@@ -89,22 +92,30 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Claims and publishes what is due, batch by batch, until nothing is left that there is room for.
-    async fn scan(&mut self) -> Result<(), Interrupted> {
+    /// Claims and publishes what is due, batch by batch, until nothing is left that there is room for; how many commands
+    /// that made. [`Scheduler::run`] calls it each second.
+    ///
+    /// # Errors
+    /// Of database and bus. What was claimed and not published comes again with its next interval.
+    pub async fn scan(&mut self) -> Result<usize, Interrupted> {
+        let mut made = 0;
         self.look_at_the_clock().await?;
         loop {
             let due = self.store.due_plugins().await?;
             self.hold_back(&due).await?;
             if due.is_subset(&self.held_back) {
-                return Ok(());
+                return Ok(made);
             }
             let held_back: Vec<Name> = self.held_back.iter().cloned().collect();
             let polls = self.store.claim_due_processes(self.batch, &held_back).await?;
             let ticks = self.store.claim_due_ticks(self.batch, &held_back).await?;
+            failpoint!("scheduler::claimed");
+            made += polls.len() + ticks.len();
             let all = polls.len().max(ticks.len()) < usize::try_from(self.batch).unwrap_or(usize::MAX);
             self.publish(polls.into_iter().map(poll).chain(ticks.into_iter().map(tick)).collect()).await?;
+            failpoint!("scheduler::published");
             if all {
-                return Ok(());
+                return Ok(made);
             }
         }
     }

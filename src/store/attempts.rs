@@ -42,6 +42,9 @@ pub struct NewAttempt {
     pub effect: &'static str,
     /// Who asked, in the words of an identity provider.
     pub initiator: Option<Value>,
+    /// Who attempts: one id for each delivery that a worker has in hand. Whoever begins once more under the id that holds
+    /// the lease was not told that it had begun, and is told so now.
+    pub holder: Uuid,
 }
 
 /// The answer to a wish to attempt.
@@ -199,6 +202,7 @@ async fn begin(
         status: Set(RUNNING.to_owned()),
         fence: Set(1),
         lease_until: Set(Some(lease_until)),
+        holder: Set(Some(attempt.holder)),
         ..entry.to_row(transaction)
     };
     let conflict = OnConflict::columns([Column::Community, Column::MessageId]).do_nothing().to_owned();
@@ -221,6 +225,9 @@ async fn begin(
     }
     // The lock may have been waited for: only now is it certain what time it is.
     let now = clock::read_precisely(transaction).await?;
+    if row.lease_until.is_some() && row.holder == Some(attempt.holder) {
+        return hold_on(transaction, entry, &row, clock::later(now, lease)).await;
+    }
     if let Some(until) = row.lease_until.filter(|until| *until > now) {
         // No lease reaches so far but one that was taken before the clock jumped back: it ends as if taken now.
         let farthest = clock::later(now, lease);
@@ -231,17 +238,34 @@ async fn begin(
         ends.filter(of_key(entry)).exec(transaction).await?;
         return Ok(Begun::Running { until: farthest });
     }
-    let (fence, attempts) = (row.fence + 1, row.attempts + 1);
+    let (fence, attempts, died) = (row.fence + 1, row.attempts + 1, row.lease_until.is_some());
     Entity::update_many()
         .col_expr(Column::Fence, Expr::val(fence))
         .col_expr(Column::Attempts, Expr::val(attempts))
         .col_expr(Column::LeaseUntil, Expr::val(clock::later(now, lease)))
+        .col_expr(Column::Holder, Expr::val(attempt.holder))
+        .col_expr(Column::AfterDeath, Expr::val(died))
         .filter(of_key(entry))
         .exec(transaction)
         .await?;
     let attempts = count(attempts);
     runs::note(transaction, entry, attempt, attempts, runs::RUNNING).await?;
-    Ok(Begun::Again { fence, attempts, died: row.lease_until.is_some() })
+    Ok(Begun::Again { fence, attempts, died })
+}
+
+/// The attempt has begun, and the answer that said so was lost: it is given again, and its lease begins anew.
+async fn hold_on(
+    transaction: &DatabaseTransaction,
+    entry: &InboxEntry,
+    row: &inbox::Model,
+    lease_until: Timestamp,
+) -> Result<Begun, StoreError> {
+    let lease = inbox::Entity::update_many().col_expr(inbox::Column::LeaseUntil, Expr::val(lease_until));
+    lease.filter(of_key(entry)).exec(transaction).await?;
+    Ok(match row.after_death {
+        None => Begun::Fresh { fence: row.fence },
+        Some(died) => Begun::Again { fence: row.fence, attempts: count(row.attempts), died },
+    })
 }
 
 async fn release(

@@ -1,8 +1,10 @@
 //! The database's clock, which leases and due times go by: the clocks of workers differ.
 //!
-//! SQLite runs in this process and has no clock of its own, so there it is the machine's. Up: whoever writes a time
+//! SQLite runs in this process and has no clock of its own, so there it is the machine's, or [`FAKE`] in a test. Up: whoever writes a time
 //! that another process compares. Down: `now()`, the start of the transaction on PostgreSQL.
 
+#[cfg(feature = "failpoints")]
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::{SubsecRound, TimeDelta, Utc};
@@ -79,6 +81,14 @@ pub(super) fn storable(time: Timestamp) -> Timestamp {
     time.trunc_subsecs(6)
 }
 
+/// What SQLite takes for the machine's clock where a test says so, in microseconds since 1970; 0 is the machine's own.
+#[cfg(feature = "failpoints")]
+pub static FAKE: AtomicI64 = AtomicI64::new(0);
+
 fn machine() -> Timestamp {
+    #[cfg(feature = "failpoints")]
+    if let fake @ 1.. = FAKE.load(Ordering::SeqCst) {
+        return Timestamp::from_timestamp_micros(fake).unwrap_or_default();
+    }
     storable(Utc::now())
 }

@@ -89,6 +89,8 @@ impl InboxEntry {
             fence: Set(0),
             attempts: Set(1),
             lease_until: NotSet,
+            holder: NotSet,
+            after_death: NotSet,
             created_at: clock::stamp(connection.get_database_backend()),
         }
     }

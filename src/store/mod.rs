@@ -38,6 +38,8 @@ use metagov_sdk::contract::Timestamp;
 use self::connection::Connections;
 
 pub use attempts::{AttemptStatus, AttemptView, Begun, Keep, NewAttempt};
+#[cfg(feature = "failpoints")]
+pub use clock::FAKE as FAKE_CLOCK;
 pub use communities::StoredCommunity;
 pub use due::{DueProcess, DueTick};
 pub use error::StoreError;

@@ -57,7 +57,7 @@ impl Store {
                 Ok(done) => {
                     failpoint!("store::committing", |text| Err(StoreError::Unavailable(text)));
                     transaction.commit().await?;
-                    failpoint!("store::committed");
+                    failpoint!("store::committed", |text| Err(StoreError::Unavailable(text)));
                     Ok(done)
                 }
                 Err(error) => {

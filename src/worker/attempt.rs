@@ -236,5 +236,6 @@ pub(super) fn without_run(envelope: &Envelope, plugin: &Name) -> NewAttempt {
         action: None,
         effect: "keyed",
         initiator: None,
+        holder: envelope.holder(),
     }
 }

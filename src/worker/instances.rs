@@ -136,7 +136,8 @@ impl Instances {
 /// The problem of a community that is not there. Others' slugs are never suggested.
 #[must_use]
 pub(super) fn unknown_community(community: &CommunitySlug) -> Problem {
-    let detail = format!("there is no community '{community}'; create it with community.apply");
+    let detail =
+        format!("there is no community '{community}'; create it with community.apply (`metagov community apply`)");
     Problem::new(ProblemKind::UnknownCommunity, detail)
 }
 
@@ -145,7 +146,9 @@ fn choose(found: Vec<Instance>, plugin: &Name, platform_id: Option<&str>) -> Res
         found.into_iter().filter(|instance| platform_id.is_none_or(|id| instance.platform_id.as_deref() == Some(id)));
     let Some(first) = candidates.next() else {
         let which = if platform_id.is_some() { " with this community_platform_id" } else { "" };
-        let detail = format!("'{plugin}' is not enabled here{which}; enable it with plugin.{plugin}.enable");
+        let detail = format!(
+            "'{plugin}' is not enabled here{which}; enable it with plugin.{plugin}.enable (`metagov plugin enable {plugin}`)"
+        );
         return Err(Problem::new(ProblemKind::PluginNotEnabled, detail));
     };
     if candidates.next().is_some() {

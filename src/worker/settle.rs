@@ -164,6 +164,7 @@ impl Settler {
                 Next::End(ending) => return ending,
                 Next::Rerun => {
                     debug!(rerun, "somebody changed what this saw; it runs again");
+                    opened.envelope.begin_anew();
                     if let Some(community) = &opened.envelope.community {
                         self.handlers.instances.forget(community);
                     }

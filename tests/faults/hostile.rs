@@ -7,14 +7,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use metagov::bus::DeadVerdict;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
     checker::Tally,
     command::{Command, Properties},
+    dead::dead_letters,
     plugins::ended_in,
-    rig::{COMMUNITY, Rig, Service, Setup, Size, connect},
+    rig::{COMMUNITY, Rig, Service, Setup, Size},
     table::Row,
 };
 
@@ -119,9 +119,7 @@ pub(crate) async fn t39(rig: &mut Rig, size: Size) -> Row {
 
 /// How many dead letters there are for this reason; all others count, too, so that the figure tells of them.
 async fn dead_for(rig: &Rig, service: &Service, reason: &str) -> usize {
-    let bus = connect(&rig.broker.url, &service.prefix).await;
-    let dead = bus.dead_letters(&mut |_| DeadVerdict::Discard).await.expect("the dead letters can be read");
-    bus.close().await;
+    let dead = dead_letters(rig, service).await;
     let others: Vec<_> = dead.iter().filter_map(|letter| letter.reason()).filter(|said| *said != reason).collect();
     assert!(others.is_empty(), "dead letters for {others:?}");
     dead.len()

@@ -10,6 +10,7 @@ mod clock;
 mod command;
 mod crashes;
 mod database;
+mod dead;
 mod disks;
 mod double;
 mod driver;

@@ -3,17 +3,17 @@
 //! The limit is one of the process, set at its start: there the allocation fails and the process aborts. Where the limit
 //! is one of its control group, the kernel kills it instead. To everybody outside that is the same.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
-use metagov::bus::DeadVerdict;
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    dead::convicted,
     double::DOUBLE,
     driver::{Command, quantile},
-    rig::{COMMUNITY, Rig, Service, Setup, Size, command, connect},
+    rig::{COMMUNITY, Rig, Service, Setup, Size, command},
     table::Row,
     workers::{MEMORY, Role},
 };
@@ -99,12 +99,7 @@ pub(crate) async fn t34(rig: &mut Rig, size: Size) -> Row {
     let commands = [calm.clone(), neighbours.clone(), doubles].concat();
     let tally = service.settle(&commands, &["action.completed", "action.failed"]).await;
 
-    let bus = connect(&rig.broker.url, &service.prefix).await;
-    let dead = bus.dead_letters(&mut |_| DeadVerdict::Keep).await.expect("the dead letters can be read");
-    bus.close().await;
-    let poisonous: HashSet<_> = poison.iter().map(|command| command.id.clone()).collect();
-    let convicted = dead.iter().filter(|letter| poisonous.contains(&letter.id()));
-    let convicted = convicted.filter(|letter| letter.reason() == Some("killed-its-worker")).count();
+    let (convicted, other_letters) = convicted(rig, &service, &poison).await;
     let problems = service.driver.problems(&poison);
     let told = problems
         .iter()
@@ -125,7 +120,7 @@ pub(crate) async fn t34(rig: &mut Rig, size: Size) -> Row {
         .exactly("answered with `worker-crashed`", told, greedy)
         .exactly("dead letters for having killed a worker", convicted, greedy)
         .exactly("others completed", completed, calm.len() + neighbours.len() + count)
-        .exactly("others dead-lettered", dead.len() - convicted, 0)
+        .exactly("others dead-lettered", other_letters, 0)
         .exactly("calls repeated for the neighbour", repeated, 0)
         .note("p99 of the neighbour alone", p99(&calm))
         .note("p99 of the neighbour", p99(&neighbours))

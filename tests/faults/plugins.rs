@@ -3,18 +3,18 @@
 //! Where a figure is a multiple of an undisturbed one, [`grain`] is added: on two cores, with the servers beside it, one turn
 //! of the scheduler or one write to the disk moves the worst few. In CI a p99 is the second of them all.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
-use metagov::bus::DeadVerdict;
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
     checker::Tally,
+    dead::convicted,
     driver::{Command, Sending, quantile},
     platform::{Answer, Call},
-    rig::{COMMUNITY, Rig, Service, Setup, Size, connect},
+    rig::{COMMUNITY, Rig, Service, Setup, Size},
     table::Row,
     workers::Role,
 };
@@ -178,12 +178,7 @@ pub(crate) async fn t35(rig: &mut Rig, size: Size) -> Row {
     let tally = service.settle(&commands, &["action.completed", "action.failed"]).await;
     let completed = kind(&tally, "action.completed");
 
-    let bus = connect(&rig.broker.url, &service.prefix).await;
-    let dead = bus.dead_letters(&mut |_| DeadVerdict::Keep).await.expect("the dead letters can be read");
-    bus.close().await;
-    let poisonous: HashSet<_> = poison.iter().map(|command| command.id.clone()).collect();
-    let convicted = dead.iter().filter(|letter| poisonous.contains(&letter.id()));
-    let convicted = convicted.filter(|letter| letter.reason() == Some("killed-its-worker")).count();
+    let (convicted, other_letters) = convicted(rig, &service, &poison).await;
     let most = calls_of(rig, OTHER).iter().map(Vec::len).max().unwrap_or(0);
     Row::new("T35", format!("{} poisonous among {count} commands, 2 workers under a supervisor", poison.len()))
         .counts(tally)
@@ -193,7 +188,7 @@ pub(crate) async fn t35(rig: &mut Rig, size: Size) -> Row {
         .exactly("answered with `worker-crashed`", ended_in(&service, &poison, "/worker-crashed"), poison.len())
         .exactly("dead letters for having killed a worker", convicted, poison.len())
         .exactly("innocents completed", completed, count)
-        .exactly("innocents dead-lettered", dead.len() - convicted, 0)
+        .exactly("innocents dead-lettered", other_letters, 0)
 }
 
 /// The most calls that were under way at once, where each takes so long.

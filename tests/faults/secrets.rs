@@ -8,7 +8,6 @@
 use std::{collections::HashMap, fmt::Write as _, fs, path::Path, process::Stdio, time::Duration};
 
 use metagov::{
-    bus::DeadVerdict,
     host::owner,
     store::{self, Change, Committed, Instance, NewInstance, Store, Unit},
     vault::{KeyEntry, Owner, Vault},
@@ -23,7 +22,8 @@ use uuid::Uuid;
 use crate::{
     checker::Tally,
     command::{Command, Properties},
-    rig::{COMMUNITY, Rig, Service, Setup, Size, command, connect},
+    dead::dead_letters,
+    rig::{COMMUNITY, Rig, Service, Setup, Size, command},
     table::Row,
     workers,
 };
@@ -313,10 +313,8 @@ async fn change_keys(
 }
 
 /// What is among the dead letters, as text, and how many there are.
-async fn dead_letters(rig: &Rig, service: &Service) -> (usize, String) {
-    let bus = connect(&rig.broker.url, &service.prefix).await;
-    let dead = bus.dead_letters(&mut |_| DeadVerdict::Keep).await.expect("the dead letters can be read");
-    bus.close().await;
+async fn dead_text(rig: &Rig, service: &Service) -> (usize, String) {
+    let dead = dead_letters(rig, service).await;
     let mut text = String::new();
     for letter in &dead {
         let _ = writeln!(text, "{letter:?} {}", String::from_utf8_lossy(&letter.message.body));
@@ -350,7 +348,7 @@ pub(crate) async fn t50(rig: &mut Rig, size: Size) -> Row {
 
     overheard.listen(&service);
     let stored = everything_stored(&service.database_url).await;
-    let (dead, letters) = dead_letters(rig, &service).await;
+    let (dead, letters) = dead_text(rig, &service).await;
     let spoken = service.driver.book().spoken.len();
     let (traced, done) =
         (overheard.logs.contains("TRACE"), format!("{CANARIES} canaries in a log at `trace` and everywhere"));

@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use metagov::bus::DeadVerdict;
 use rand::{Rng, seq::SliceRandom};
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
+    dead::dead_letters,
     driver::{Command, quantile},
-    rig::{COMMUNITY, QUIET, Rig, Service, Setup, Size, connect},
+    rig::{COMMUNITY, QUIET, Rig, Service, Setup, Size},
     scheduler::{ballots, ended},
     table::Row,
     workers::Process,
@@ -194,9 +194,7 @@ pub(crate) async fn t56(rig: &mut Rig, size: Size) -> Row {
     let (count, latencies) = (commands.len(), service.driver.latencies(&commands[burst..]));
     commands.extend(starts);
     let tally = service.settle(&commands, &["action.completed", "process.started"]).await;
-    let bus = connect(&rig.broker.url, &service.prefix).await;
-    let dead = bus.dead_letters(&mut |_| DeadVerdict::Keep).await.expect("the dead letters can be read");
-    bus.close().await;
+    let dead = dead_letters(rig, &service).await;
     let keys = rig.platform.calls().into_values().filter(|calls| calls[0].community == BUSY).count();
 
     let kinds = [Fault::Worker, Fault::Broker, Fault::Database].map(|kind| faults.count(kind));

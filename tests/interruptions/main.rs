@@ -1,11 +1,15 @@
-//! Interruptions: a worker is ended, or refused by its database, at each step of a command's handling.
+//! Interruptions: a worker and its scheduler are ended, or refused by their database, at each step and each `await`.
 //!
 //! Beneath the fault rig, which kills processes: here everything is in this process (bus, a file of SQLite in memory, a
-//! platform that keeps book), so that a schedule takes a blink. A worker lives on a runtime of its own, and ending it is
-//! dropping that runtime at the place where a task stands still. Whatever the schedule, what is promised must hold; see
-//! [`stage::Stage::judge`]. The seed is printed; `METAGOV_SEED=<seed>` draws the same schedules again, and
-//! `METAGOV_SCHEDULES=<n>` so many of them.
+//! clock that stands still, a platform that keeps book), so that a schedule takes a blink. A worker lives on a runtime of
+//! its own, and ending it is dropping that runtime: while a task stands still at a marked place, or at the nth moment at
+//! which every task waits for something. Whatever the schedule, what is promised must hold; see [`judge::judge`]. The seed
+//! is printed; `METAGOV_SEED=<seed>` draws the same schedules again, and `METAGOV_SCHEDULES=<n>` so many of them.
 
+mod clock;
+mod heard;
+mod judge;
+mod play;
 mod puppet;
 mod stage;
 
@@ -16,7 +20,7 @@ use rand_chacha::ChaCha8Rng;
 use stage::Stage;
 
 /// Every place between two steps.
-const PLACES: [&str; 10] = [
+const PLACES: [&str; 12] = [
     "worker::taken",
     "worker::begun",
     "worker::called",
@@ -27,11 +31,16 @@ const PLACES: [&str; 10] = [
     "worker::published",
     "worker::marked",
     "worker::acknowledged",
+    "scheduler::claimed",
+    "scheduler::published",
 ];
 
-/// Those at which the database can refuse: before it is asked anything, and before it has committed. (An answer that is
-/// lost after the commit of an attempt is waited out like a death, for as long as its lease.)
-const REFUSALS: [&str; 2] = ["store::asking", "store::committing"];
+/// No place of its own: a moment at which all tasks wait, each at an `await` of its own.
+const WAITING: &str = "an await";
+
+/// Those at which the database can refuse: before it is asked anything, before it has committed, and afterwards, so that
+/// its answer is lost.
+const REFUSALS: [&str; 3] = ["store::asking", "store::committing", "store::committed"];
 
 /// Schedules with several interruptions, where nobody asks for more.
 const DRAWN: usize = 150;
@@ -102,6 +111,18 @@ fn an_interruption_at_any_passage_of_any_place_breaks_no_promise() {
 }
 
 #[test]
+fn an_end_at_any_await_breaks_no_promise() {
+    let began = Instant::now();
+    let stage = Stage::set();
+    let mut passage = 1;
+    while stage.play(&[Interruption { place: WAITING, passage, deed: Deed::End }]) == 1 {
+        passage += 1;
+    }
+    println!("{} moments at which all tasks wait", passage - 1);
+    report(passage, began);
+}
+
+#[test]
 fn several_interruptions_in_a_row_break_no_promise() {
     let began = Instant::now();
     let number = |variable: &str| std::env::var(variable).ok().and_then(|text| text.parse().ok());
@@ -113,9 +134,9 @@ fn several_interruptions_in_a_row_break_no_promise() {
     for _ in 0..count {
         let schedule: Vec<_> = (0..lots.random_range(2..=5))
             .map(|drawn| {
-                let place = PLACES[lots.random_range(0..PLACES.len())];
+                let place = *PLACES.get(lots.random_range(0..=PLACES.len())).unwrap_or(&WAITING);
                 let refuses = REFUSALS.contains(&place) && lots.random();
-                let passage = lots.random_range(1..=8);
+                let passage = lots.random_range(1..=if place == WAITING { 200 } else { 8 });
                 if refuses || drawn >= MOST_DEATHS {
                     let place = if refuses { place } else { REFUSALS[lots.random_range(0..REFUSALS.len())] };
                     Interruption { place, passage, deed: Deed::Refuse }

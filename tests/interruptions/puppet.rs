@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{LazyLock, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use metagov_sdk::prelude::*;
@@ -64,6 +65,9 @@ async fn unsafe_act(cx: &Cx<Puppet>, fails: bool) -> Result<String> {
     call("unsafe", cx, fails)
 }
 
+/// Longer than all that the schedules let pass for other reasons.
+pub(crate) const POLLED_EVERY: Duration = Duration::from_hours(24);
+
 /// A vote that one webhook ends.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Ballot {
@@ -93,6 +97,10 @@ impl Process<Puppet> for Ballot {
     async fn poll(&mut self, _: &Cx<Puppet>) -> Result<Progress<Tally>> {
         self.polls += 1;
         Ok(Progress::Updated(Tally { polls: self.polls, votes: self.votes }))
+    }
+
+    fn poll_every(&self) -> Option<Duration> {
+        Some(POLLED_EVERY)
     }
 
     async fn receive_webhook(&mut self, _: &Cx<Puppet>, _: &Webhook) -> Result<Progress<Tally>> {

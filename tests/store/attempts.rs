@@ -17,6 +17,7 @@ on_both!(
     a_finished_attempt_answers_with_its_events,
     another_body_under_the_key_of_an_attempt_is_a_conflict,
     of_many_workers_one_attempts,
+    who_was_not_told_that_its_attempt_had_begun_is_told_so,
     a_retry_of_a_repeatable_action_is_visible_and_takes_no_key,
     the_start_of_a_process_leaves_no_run,
     a_lease_from_before_a_clock_jumped_back_ends_as_if_taken_now,
@@ -103,6 +104,33 @@ async fn of_many_workers_one_attempts(database: &Database) {
     let fresh = begun.iter().filter(|begun| matches!(begun, Begun::Fresh { .. })).count();
     let running = begun.iter().filter(|begun| matches!(begun, Begun::Running { .. })).count();
     assert_eq!((fresh, running), (1, 15), "{begun:?}");
+}
+
+async fn who_was_not_told_that_its_attempt_had_begun_is_told_so(database: &Database) {
+    let store = database.store().await;
+    let (one, two) = (attempt(), attempt());
+    let begin = |attempt: &NewAttempt, lease| {
+        let (store, attempt) = (store.clone(), attempt.clone());
+        async move { store.begin_attempt(&entry("a", "k", 1), &attempt, lease).await.expect("the database answers") }
+    };
+    for _ in 0..2 {
+        assert!(matches!(begin(&one, LEASE).await, Begun::Fresh { fence: 1 }));
+        assert!(matches!(begin(&two, LEASE).await, Begun::Running { .. }), "it is nobody else's");
+    }
+    let before = store.now().await.expect("the clock");
+    assert!(matches!(begin(&one, LEASE).await, Begun::Fresh { fence: 1 }));
+    let Begun::Running { until } = begin(&two, LEASE).await else { panic!("it must be running") };
+    assert!(until >= before + LEASE, "its lease begins anew");
+    assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Running)));
+
+    store.release_attempt(&entry("a", "k", 1), 1, Keep::ForRetry).await.expect("the database answers");
+    for _ in 0..2 {
+        assert!(matches!(begin(&two, Duration::ZERO).await, Begun::Again { fence: 2, attempts: 2, died: false }));
+    }
+    for _ in 0..2 {
+        assert!(matches!(begin(&one, LEASE).await, Begun::Again { fence: 3, attempts: 3, died: true }));
+    }
+    assert_eq!(view(&store, "k").await, Some((3, AttemptStatus::Running)));
 }
 
 async fn a_retry_of_a_repeatable_action_is_visible_and_takes_no_key(database: &Database) {

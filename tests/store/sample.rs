@@ -79,6 +79,7 @@ pub(crate) fn attempt() -> NewAttempt {
         action: Some(name("set-lucky-number")),
         effect: "keyed",
         initiator: None,
+        holder: Uuid::new_v4(),
     }
 }
 
