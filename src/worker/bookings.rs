@@ -3,8 +3,8 @@
 //! A flood that came back all at once, second after second, would go round and round through its queue, and whoever stands
 //! behind it would wait for all of it again and again. So each copy is booked for the first step of the delay ladder before
 //! which its owner has room, by the rate at which its handlers ended lately. It is a guess, and nothing but time depends on
-//! it: what comes back where there is no room is parked anew. After a standstill, when a broker or a database was away, few
-//! have ended: so the rate is never taken for less than one handler in a second each.
+//! it: what comes back where there is no room is parked anew. In a standstill, when a broker or a database is away, none
+//! ends: so the rate is never taken for less than it was before, nor for less than one handler in a second each.
 //!
 //! Pure and synchronous as [`super::shares`] is; the time is given. Up: [`super::intake`], which parks. Down: nothing.
 
@@ -22,25 +22,41 @@ use crate::bus::DelayStep;
 const LATELY: Duration = Duration::from_mins(1);
 /// Before so much time, and before the first has ended, nobody knows how fast an owner's handlers are.
 const UNKNOWN: Duration = Duration::from_secs(1);
+/// Of whom so little has ended lately, it is as good as nothing.
+const IDLE: f64 = 0.5;
 /// Too many come back rather than too few, for the next step is far: to be parked again costs less than idle handlers.
 const OVERBOOKED: f64 = 2.0;
 /// However long a flood is, it is looked at again then: by then others may have left, and handlers come.
 const LONGEST: DelayStep = DelayStep::TwoMinutes;
 
-/// The books of all owners of one queue that were parked lately.
+/// The books of all owners of one queue.
 #[derive(Debug)]
 pub(super) struct Bookings {
-    owners: HashMap<Owner, Book>,
+    owners: HashMap<Owner, Books>,
     least: f64,
 }
 
+/// What is known of one owner.
 #[derive(Debug)]
-struct Book {
-    begun: Instant,
-    /// Handlers that ended, each counting less the longer ago it was.
-    ended: f64,
+struct Books {
+    ended: Lately,
+    /// While something of its is parked.
+    parked: Option<Parked>,
+}
+
+/// Handlers that ended, each counting less the longer ago it was.
+#[derive(Debug, Clone, Copy)]
+struct Lately {
+    count: f64,
     counted: Instant,
-    /// How many come back in which second since the book was begun.
+}
+
+/// What was parked, since the first of it.
+#[derive(Debug)]
+struct Parked {
+    begun: Instant,
+    ended: Lately,
+    /// How many come back in which second since then.
     returns: BTreeMap<u64, u32>,
 }
 
@@ -52,66 +68,86 @@ impl Bookings {
 
     /// One more of this owner's is parked; for how long.
     pub(super) fn book(&mut self, owner: &Owner, now: Instant) -> DelayStep {
-        if let Some(book) = self.owners.get_mut(owner) {
-            return book.book(now, self.least);
-        }
-        self.owners.entry(owner.clone()).or_insert_with(|| Book::new(now)).book(now, self.least)
+        let least = self.least;
+        self.of(owner, now).book(now, least)
     }
 
     /// A handler of this owner's has ended.
     pub(super) fn done(&mut self, owner: &Owner, now: Instant) {
-        if let Some(book) = self.owners.get_mut(owner) {
-            book.age(now);
-            book.ended += 1.0;
+        let books = self.of(owner, now);
+        books.ended.add_one(now);
+        if let Some(parked) = &mut books.parked {
+            parked.ended.add_one(now);
         }
     }
 
-    /// From time to time: forgets what has come back, and whose everything has.
+    /// From time to time: forgets what has come back, and who is idle.
     pub(super) fn look_after(&mut self, now: Instant) {
-        self.owners.retain(|_, book| {
-            let second = book.second(now);
-            book.returns.retain(|returns, _| *returns >= second);
-            !book.returns.is_empty()
+        self.owners.retain(|_, books| {
+            if let Some(parked) = &mut books.parked {
+                let second = parked.second(now);
+                parked.returns.retain(|returns, _| *returns >= second);
+            }
+            books.parked.take_if(|parked| parked.returns.is_empty());
+            books.parked.is_some() || books.ended.count_at(now) > IDLE
         });
+    }
+
+    fn of(&mut self, owner: &Owner, now: Instant) -> &mut Books {
+        if !self.owners.contains_key(owner) {
+            self.owners.insert(owner.clone(), Books { ended: Lately::none(now), parked: None });
+        }
+        self.owners.get_mut(owner).expect("it was just put there")
     }
 }
 
-impl Book {
+impl Books {
+    fn book(&mut self, now: Instant, least: f64) -> DelayStep {
+        let before = self.ended.count_at(now) / LATELY.as_secs_f64();
+        let parked = self.parked.get_or_insert_with(|| Parked::new(now));
+        let (rate, second) = (parked.rate(now).map(|rate| rate.max(before).max(least)), parked.second(now));
+        let has_room = |step: DelayStep| {
+            let Some(rate) = rate else { return true };
+            let until = second + step.delay().as_secs();
+            let booked: u32 = parked.returns.range(second..=until).map(|(_, count)| count).sum();
+            f64::from(booked) < rate * step.delay().as_secs_f64() * OVERBOOKED
+        };
+        let step = DelayStep::ALL.into_iter().find(|step| *step >= LONGEST || has_room(*step)).unwrap_or(LONGEST);
+        *parked.returns.entry(second + step.delay().as_secs()).or_default() += 1;
+        step
+    }
+}
+
+impl Parked {
     fn new(now: Instant) -> Self {
-        Self { begun: now, ended: 0.0, counted: now, returns: BTreeMap::new() }
+        Self { begun: now, ended: Lately::none(now), returns: BTreeMap::new() }
     }
 
     fn second(&self, now: Instant) -> u64 {
         now.duration_since(self.begun).as_secs()
     }
 
-    fn age(&mut self, now: Instant) {
-        self.ended *= (-now.duration_since(self.counted).div_duration_f64(LATELY)).exp();
-        self.counted = now;
-    }
-
     /// Handlers that end in a second; `None` while that is unknown.
-    fn rate(&mut self, now: Instant) -> Option<f64> {
-        let known = now.duration_since(self.begun);
-        if known < UNKNOWN || self.ended <= 0.0 {
+    fn rate(&self, now: Instant) -> Option<f64> {
+        let (known, ended) = (now.duration_since(self.begun), self.ended.count_at(now));
+        if known < UNKNOWN || ended <= 0.0 {
             return None;
         }
-        self.age(now);
-        let seconds = LATELY.as_secs_f64() * (1.0 - (-known.div_duration_f64(LATELY)).exp());
-        Some(self.ended / seconds)
+        Some(ended / (LATELY.as_secs_f64() * (1.0 - (-known.div_duration_f64(LATELY)).exp())))
+    }
+}
+
+impl Lately {
+    fn none(now: Instant) -> Self {
+        Self { count: 0.0, counted: now }
     }
 
-    fn book(&mut self, now: Instant, least: f64) -> DelayStep {
-        let (rate, second) = (self.rate(now).map(|rate| rate.max(least)), self.second(now));
-        let has_room = |step: DelayStep| {
-            let Some(rate) = rate else { return true };
-            let until = second + step.delay().as_secs();
-            let booked: u32 = self.returns.range(second..=until).map(|(_, count)| count).sum();
-            f64::from(booked) < rate * step.delay().as_secs_f64() * OVERBOOKED
-        };
-        let step = DelayStep::ALL.into_iter().find(|step| *step >= LONGEST || has_room(*step)).unwrap_or(LONGEST);
-        *self.returns.entry(second + step.delay().as_secs()).or_default() += 1;
-        step
+    fn count_at(&self, now: Instant) -> f64 {
+        self.count * (-now.duration_since(self.counted).div_duration_f64(LATELY)).exp()
+    }
+
+    fn add_one(&mut self, now: Instant) {
+        *self = Self { count: self.count_at(now) + 1.0, counted: now };
     }
 }
 
@@ -169,12 +205,27 @@ mod tests {
     }
 
     #[test]
+    fn in_a_standstill_the_pace_before_it_counts() {
+        let (mut bookings, mut now) = (Bookings::new(16), Instant::now());
+        for _ in 0..120 * 90 {
+            now += Duration::from_secs(1) / 90;
+            bookings.done(&FLOOD, now);
+        }
+        bookings.book(&FLOOD, now);
+        now += Duration::from_secs(2);
+        bookings.done(&FLOOD, now);
+        let steps = steps(&mut bookings, 20 * 90, now + Duration::from_secs(18));
+        assert_eq!(steps[3..], [0, 0], "twenty seconds of commands come back within thirty: {steps:?}");
+    }
+
+    #[test]
     fn what_has_come_back_makes_room_and_is_forgotten_in_the_end() {
         let (mut bookings, now) = known(10);
         let before = steps(&mut bookings, 30, now);
         assert!((19..=22).contains(&before[0]) && before[0] + before[1] == 30, "{before:?}");
-        let later = now + Duration::from_secs(7);
-        bookings.look_after(later);
+        bookings.look_after(now + Duration::from_secs(7));
+        assert!(bookings.owners[&FLOOD].parked.is_none(), "{bookings:?}");
+        bookings.look_after(now + Duration::from_mins(15));
         assert!(bookings.owners.is_empty(), "{bookings:?}");
     }
 }

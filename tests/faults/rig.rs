@@ -325,7 +325,24 @@ impl Service {
                 stored.stuck += 1;
             }
         }
+        self.tell_lost(commands).await;
         checker::count(&self.driver.book(), commands, &self.platform.calls(), stored, allowed)
+    }
+
+    /// Says of some commands that have no answer how far they came, for whoever looks into it.
+    async fn tell_lost(&self, commands: &[Command]) {
+        let unanswered: Vec<_> = {
+            let book = self.driver.book();
+            let is_lost = |command: &&Command| {
+                book.entries.get(&command.id).is_some_and(|entry| entry.acknowledged && entry.answered.is_none())
+            };
+            commands.iter().filter(is_lost).map(|command| command.id.clone()).take(5).collect()
+        };
+        for id in unanswered {
+            let keys = self.sql(&format!("SELECT COUNT(*) FROM inbox WHERE message_id = '{id}'")).await;
+            let events = self.sql(&format!("SELECT COUNT(*) FROM outbox WHERE inbox_key = '{id}'")).await;
+            eprintln!("no answer to {id}: {keys} rows in the inbox, {events} events");
+        }
     }
 
     async fn stored(&self) -> Stored {
