@@ -15,7 +15,7 @@ mod m20261122_090500_outbox;
 mod m20261123_090000_steps;
 mod m20261123_090010_uncertain_runs;
 mod m20261123_090100_suspects;
-mod m20261125_090000_holders;
+mod m20261125_090000_after_death;
 
 /// Every step, the oldest first.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_090000_steps::Migration),
             Box::new(m20261123_090010_uncertain_runs::Migration),
             Box::new(m20261123_090100_suspects::Migration),
-            Box::new(m20261125_090000_holders::Migration),
+            Box::new(m20261125_090000_after_death::Migration),
         ]
     }
 }

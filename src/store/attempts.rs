@@ -1,8 +1,8 @@
 //! Attempts: the row that is committed *before* a platform is called, for what must not simply be repeated.
 //!
 //! An attempt holds the command's inbox row for the time of a lease. Whoever comes later learns whether it is still
-//! running, has ended, or died; a fence that grows with each attempt keeps a worker that was thought dead from writing
-//! after all. The clock of leases is the database's.
+//! running, has ended, or died; a fence, which no two attempts share, keeps a worker that was thought dead from writing
+//! after all, and tells one whose answer was lost that it has begun. The clock of leases is the database's.
 //!
 //! Up: the worker, before it runs a `keyed` or `unsafe` action or starts a process, and at the first step of others.
 //! Down: the tables `inbox` and `action_runs`.
@@ -42,9 +42,6 @@ pub struct NewAttempt {
     pub effect: &'static str,
     /// Who asked, in the words of an identity provider.
     pub initiator: Option<Value>,
-    /// Who attempts: one id for each delivery that a worker has in hand. Whoever begins once more under the id that holds
-    /// the lease was not told that it had begun, and is told so now.
-    pub holder: Uuid,
 }
 
 /// The answer to a wish to attempt.
@@ -52,12 +49,12 @@ pub struct NewAttempt {
 pub enum Begun {
     /// The first attempt of this key.
     Fresh {
-        /// To be given to [`Store::commit`] and [`Store::release_attempt`].
+        /// That of the attempt, to be given to [`Store::commit`] and [`Store::release_attempt`].
         fence: i64,
     },
     /// There was an attempt before, and it is over.
     Again {
-        /// To be given to [`Store::commit`] and [`Store::release_attempt`].
+        /// That of the attempt, to be given to [`Store::commit`] and [`Store::release_attempt`].
         fence: i64,
         /// How many attempts have begun, this one included.
         attempts: u32,
@@ -110,19 +107,24 @@ pub enum AttemptStatus {
 }
 
 impl Store {
-    /// Commits an attempt and takes its lease, before the platform is called.
+    /// Commits an attempt and takes its lease, before the platform is called. The fence is a number that no other attempt
+    /// has: what is written under it counts for as long as nobody else has begun.
     ///
     /// # Errors
-    /// Of the database.
+    /// Of the database. Where it is passing, ask again with the same fence: an attempt that has begun, and whose answer was
+    /// lost, is told once more.
     pub async fn begin_attempt(
         &self,
         entry: &InboxEntry,
         attempt: &NewAttempt,
+        fence: i64,
         lease: Duration,
     ) -> Result<Begun, StoreError> {
         let (entry, attempt) = (entry.clone(), attempt.clone());
-        self.transaction(move |transaction| Box::pin(async move { begin(transaction, &entry, &attempt, lease).await }))
-            .await
+        self.transaction(move |transaction| {
+            Box::pin(async move { begin(transaction, &entry, &attempt, fence, lease).await })
+        })
+        .await
     }
 
     /// Ends an attempt that has no outcome. Does nothing where the fence is no longer ours.
@@ -194,22 +196,22 @@ async fn begin(
     transaction: &DatabaseTransaction,
     entry: &InboxEntry,
     attempt: &NewAttempt,
+    fence: i64,
     lease: Duration,
 ) -> Result<Begun, StoreError> {
     use inbox::{Column, Entity};
     let lease_until = clock::later(clock::read(transaction).await?, lease);
     let row = inbox::ActiveModel {
         status: Set(RUNNING.to_owned()),
-        fence: Set(1),
+        fence: Set(fence),
         lease_until: Set(Some(lease_until)),
-        holder: Set(Some(attempt.holder)),
         ..entry.to_row(transaction)
     };
     let conflict = OnConflict::columns([Column::Community, Column::MessageId]).do_nothing().to_owned();
     let inserted = Entity::insert_many([row]).on_conflict(conflict).exec_without_returning(transaction).await?;
     if inserted == 1 {
         runs::note(transaction, entry, attempt, 1, runs::RUNNING).await?;
-        return Ok(Begun::Fresh { fence: 1 });
+        return Ok(Begun::Fresh { fence });
     }
 
     let row = Entity::find_by_id(owned_key(entry)).lock_exclusive().one(transaction).await?;
@@ -225,7 +227,7 @@ async fn begin(
     }
     // The lock may have been waited for: only now is it certain what time it is.
     let now = clock::read_precisely(transaction).await?;
-    if row.lease_until.is_some() && row.holder == Some(attempt.holder) {
+    if row.lease_until.is_some() && row.fence == fence {
         return hold_on(transaction, entry, &row, clock::later(now, lease)).await;
     }
     if let Some(until) = row.lease_until.filter(|until| *until > now) {
@@ -238,12 +240,11 @@ async fn begin(
         ends.filter(of_key(entry)).exec(transaction).await?;
         return Ok(Begun::Running { until: farthest });
     }
-    let (fence, attempts, died) = (row.fence + 1, row.attempts + 1, row.lease_until.is_some());
+    let (attempts, died) = (row.attempts + 1, row.lease_until.is_some());
     Entity::update_many()
         .col_expr(Column::Fence, Expr::val(fence))
         .col_expr(Column::Attempts, Expr::val(attempts))
         .col_expr(Column::LeaseUntil, Expr::val(clock::later(now, lease)))
-        .col_expr(Column::Holder, Expr::val(attempt.holder))
         .col_expr(Column::AfterDeath, Expr::val(died))
         .filter(of_key(entry))
         .exec(transaction)

@@ -1,7 +1,7 @@
 //! The database's clock, which leases and due times go by: the clocks of workers differ.
 //!
-//! SQLite runs in this process and has no clock of its own, so there it is the machine's, or [`FAKE`] in a test. Up: whoever writes a time
-//! that another process compares. Down: `now()`, the start of the transaction on PostgreSQL.
+//! SQLite runs in this process and has no clock of its own, so there it is the machine's; a test may put one in its place.
+//! Up: whoever writes a time that another process compares. Down: `now()`, the start of the transaction on PostgreSQL.
 
 #[cfg(feature = "failpoints")]
 use std::sync::atomic::{AtomicI64, Ordering};

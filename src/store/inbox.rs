@@ -89,7 +89,6 @@ impl InboxEntry {
             fence: Set(0),
             attempts: Set(1),
             lease_until: NotSet,
-            holder: NotSet,
             after_death: NotSet,
             created_at: clock::stamp(connection.get_database_backend()),
         }

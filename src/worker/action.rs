@@ -158,7 +158,6 @@ impl<'a> Asked<'a> {
             action: Some(self.action.name().clone()),
             effect: self.action.effect().as_str(),
             initiator: self.initiator(),
-            holder: self.envelope.holder(),
         }
     }
 

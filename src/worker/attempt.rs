@@ -12,6 +12,7 @@ use std::{
 };
 
 use metagov_sdk::{Error, Keeping, StepKeeper, Steps, contract::Name};
+use rand::Rng;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
@@ -29,6 +30,9 @@ use crate::{
 /// Added to a handler's deadline before an attempt counts as dead: the commit takes time too.
 const LEASE_MARGIN: Duration = Duration::from_secs(15);
 
+/// Fences are drawn below this number: no two attempts at one command draw the same.
+const FENCES: i64 = 1 << 62;
+
 /// One attempt at a command.
 #[derive(Clone)]
 pub(super) struct Attempt {
@@ -44,6 +48,7 @@ struct Record {
     entry: InboxEntry,
     new: NewAttempt,
     lease: Duration,
+    fence: i64,
     held: OnceCell<Held>,
     /// Why the attempt is not ours after all.
     lost: Mutex<Option<Detour>>,
@@ -86,6 +91,7 @@ impl Handlers {
                 entry,
                 new,
                 lease: deadline + LEASE_MARGIN,
+                fence: rand::rng().random_range(1..FENCES),
                 held: OnceCell::new(),
                 lost: Mutex::default(),
             })
@@ -153,8 +159,19 @@ impl Attempt {
 }
 
 impl Record {
+    /// Asks until it is known whether the attempt has begun: what is committed and not answered has.
     async fn begin(&self) -> Step<Held> {
-        let held = match self.handlers.store.begin_attempt(&self.entry, &self.new, self.lease).await? {
+        let (store, mut patience) = (&self.handlers.store, Patience::new());
+        let begun = loop {
+            match store.begin_attempt(&self.entry, &self.new, self.fence, self.lease).await {
+                Err(error) if error.is_passing() => {
+                    self.handlers.trouble.met(&error);
+                    patience.wait().await;
+                }
+                answer => break answer?,
+            }
+        };
+        let held = match begun {
             Begun::Fresh { fence } => Held { fence, number: 1, died: false },
             Begun::Again { fence, attempts, died } => Held { fence, number: attempts, died },
             Begun::Running { until } => {
@@ -171,14 +188,7 @@ impl Record {
 
     /// The fence of the attempt, which begins now if it has not begun.
     async fn fence(&self) -> Result<i64, Error> {
-        let begin = || async {
-            match self.begin().await {
-                Err(Detour::Store(error)) => Err(error),
-                begun => Ok(begun),
-            }
-        };
-        let begin = || async { Patience::new().insist(begin).await? };
-        self.held.get_or_try_init(begin).await.map(|held| held.fence).map_err(|detour| self.lose(detour))
+        self.held.get_or_try_init(|| self.begin()).await.map(|held| held.fence).map_err(|detour| self.lose(detour))
     }
 
     /// Notes that the attempt is not ours any more. The handler is told, and whatever it makes of that does not count.
@@ -236,6 +246,5 @@ pub(super) fn without_run(envelope: &Envelope, plugin: &Name) -> NewAttempt {
         action: None,
         effect: "keyed",
         initiator: None,
-        holder: envelope.holder(),
     }
 }

@@ -3,8 +3,8 @@
 //! A flood that came back all at once, second after second, would go round and round through its queue, and whoever stands
 //! behind it would wait for all of it again and again. So each copy is booked for the first step of the delay ladder before
 //! which its owner has room, by the rate at which its handlers ended lately. It is a guess, and nothing but time depends on
-//! it: what comes back where there is no room is parked anew. In a standstill, when a broker or a database is away, none
-//! ends: so the rate is never taken for less than it was before, nor for less than one handler in a second each.
+//! it: what comes back where there is no room is parked anew. In a standstill, when a broker or a database is away, few or none
+//! end: so for some minutes what was before it counts, too, and never less than one handler in a second each.
 //!
 //! Pure and synchronous as [`super::shares`] is; the time is given. Up: [`super::intake`], which parks. Down: nothing.
 
@@ -20,7 +20,7 @@ use crate::bus::DelayStep;
 
 /// The time over which handlers are counted: longer than those of a slow platform take.
 const LATELY: Duration = Duration::from_mins(1);
-/// Before so much time, and before the first has ended, nobody knows how fast an owner's handlers are.
+/// Before so much time, and before the first has ended, what was parked says nothing of how fast its owner's handlers are.
 const UNKNOWN: Duration = Duration::from_secs(1);
 /// Of whom so little has ended lately, it is as good as nothing.
 const IDLE: f64 = 0.5;
@@ -105,7 +105,8 @@ impl Books {
     fn book(&mut self, now: Instant, least: f64) -> DelayStep {
         let before = self.ended.count_at(now) / LATELY.as_secs_f64();
         let parked = self.parked.get_or_insert_with(|| Parked::new(now));
-        let (rate, second) = (parked.rate(now).map(|rate| rate.max(before).max(least)), parked.second(now));
+        let rate = parked.rate(now).or((before > 0.0).then_some(before)).map(|rate| rate.max(before).max(least));
+        let second = parked.second(now);
         let has_room = |step: DelayStep| {
             let Some(rate) = rate else { return true };
             let until = second + step.delay().as_secs();

@@ -9,7 +9,7 @@ use metagov_sdk::contract::{
 };
 use rand::Rng;
 use sha2::{Digest, Sha256};
-use uuid::{Builder, Uuid};
+use uuid::Uuid;
 
 use super::{
     tenancy::Tenancy,
@@ -53,8 +53,6 @@ pub(super) struct Envelope {
     pub(super) last_chance: bool,
     /// Whether it has killed its workers, so that no plugin is called for it.
     pub(super) convicted: bool,
-    /// Who attempts it: this delivery, and no copy of it.
-    holder: Uuid,
     /// Stands in for the `message_id` where there is none: the same for this delivery and the copies of it that we make.
     nonce: Uuid,
 }
@@ -149,7 +147,6 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         suspect: false,
         last_chance: false,
         convicted: false,
-        holder: any_holder(),
         nonce: properties
             .headers
             .get(NONCE_HEADER)
@@ -207,23 +204,7 @@ fn fingerprint(routing_key: &str, body: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(routing_key).chain_update(b"\n").chain_update(body).finalize().into()
 }
 
-/// An id that no other delivery has.
-fn any_holder() -> Uuid {
-    Builder::from_random_bytes(rand::rng().random()).into_uuid()
-}
-
 impl Envelope {
-    /// Under which id its attempts hold their lease.
-    #[must_use]
-    pub(super) fn holder(&self) -> Uuid {
-        self.holder
-    }
-
-    /// From here on it is attempted anew: what was begun before is not ours any more, whatever became of it.
-    pub(super) fn begin_anew(&mut self) {
-        self.holder = any_holder();
-    }
-
     /// The inbox row of the command; `None` where it has no key or no community, and so is not recognised again.
     #[must_use]
     pub(super) fn inbox(&self) -> Option<InboxEntry> {

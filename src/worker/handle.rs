@@ -19,6 +19,7 @@ use super::{
     instances::{Instances, NoInstance},
     patience::Patience,
     suspects::crashed,
+    trouble::Trouble,
     verdict::{Handled, Verdict, backoff},
 };
 use crate::{
@@ -42,6 +43,8 @@ pub(super) struct Handlers {
     pub(super) store: Store,
     /// Plugin instances at hand.
     pub(super) instances: Arc<Instances>,
+    /// Speaks of a database that is away.
+    pub(super) trouble: Arc<Trouble>,
     /// How long a handler may take where its plugin does not say.
     pub(super) deadline: Duration,
     /// How often a handler is called for one command at most.

@@ -106,12 +106,13 @@ impl Worker {
             instances: Arc::new(Instances::new(store.clone(), host.clone())),
             host,
             store: store.clone(),
+            trouble,
             deadline: settings.deadline(),
             max_attempts: settings.max_attempts,
         };
         let limits = Limits { max_body_bytes: settings.max_body_bytes, prefix: prefix.to_owned(), tenancy };
         let suspects = Suspects::new(&store, usize::from(Sharing::new(settings, None).prefetch()));
-        let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, suspects, trouble, abort };
+        let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, suspects, abort };
         let mut queues = vec![Queue::Core, Queue::Unrouted];
         queues.extend(plugins.iter().flat_map(|plugin| [Queue::Plugin(plugin.clone()), Queue::Poll(plugin.clone())]));
         Self { settler: Arc::new(settler), bus, queues, settings: settings.clone(), tasks }

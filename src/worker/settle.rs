@@ -19,7 +19,6 @@ use super::{
     intake::Taken,
     patience::Patience,
     suspects::{Suspect, Suspects},
-    trouble::Trouble,
     verdict::{Ending, Verdict},
     wait::DUE_HEADER,
 };
@@ -50,8 +49,6 @@ pub(super) struct Settler {
     pub(super) limits: Limits,
     /// Finds out which command kills its workers.
     pub(super) suspects: Suspects,
-    /// Speaks of a database that is away.
-    pub(super) trouble: Arc<Trouble>,
     /// The worker is going down now; what is not finished comes again.
     pub(super) abort: CancellationToken,
 }
@@ -151,7 +148,7 @@ impl Settler {
                 match handled {
                     Ok(verdict) => break verdict,
                     Err(error) if error.is_passing() => {
-                        self.trouble.met(&error);
+                        self.handlers.trouble.met(&error);
                         tokio::select! {
                             () = self.abort.cancelled() => return Ending::Unfinished,
                             () = patience.wait() => {}
@@ -164,7 +161,6 @@ impl Settler {
                 Next::End(ending) => return ending,
                 Next::Rerun => {
                     debug!(rerun, "somebody changed what this saw; it runs again");
-                    opened.envelope.begin_anew();
                     if let Some(community) = &opened.envelope.community {
                         self.handlers.instances.forget(community);
                     }

@@ -19,12 +19,15 @@ use tokio::{
     time::Instant,
 };
 
+/// How long a platform that is busy asks to be left alone: no step of the delay ladder, so that it is honoured or it is not.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(3);
+
 /// What the platform says to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// 200 at once.
     Ok,
-    /// This status; 429 with `Retry-After: 1`.
+    /// This status; 429 with [`RETRY_AFTER`].
     Status(u16),
     /// 200 after a while.
     Slow(Duration),
@@ -136,7 +139,7 @@ impl Platform {
             }
             Answer::Hang => std::future::pending().await,
         };
-        let retry = if status == 429 { "Retry-After: 1\r\n" } else { "" };
+        let retry = if status == 429 { format!("Retry-After: {}\r\n", RETRY_AFTER.as_secs()) } else { String::new() };
         let head = format!("HTTP/1.1 {status} said\r\n{retry}Content-Length: 0\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.ok()
     }

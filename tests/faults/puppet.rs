@@ -11,6 +11,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::platform::RETRY_AFTER;
+
 /// Names the platform's address to the processes of the service.
 pub(crate) const PLATFORM: &str = "FAULTS_PLATFORM";
 
@@ -129,7 +131,7 @@ async fn call<P: Plugin>(cx: &Cx<P>) -> Result<()> {
     stream.read_to_string(&mut answer).await.map_err(away)?;
     match answer.split(' ').nth(1) {
         Some("200") => Ok(()),
-        Some("429") => Err(Error::retry_after(Duration::from_secs(1), "the platform is busy")),
+        Some("429") => Err(Error::retry_after(RETRY_AFTER, "the platform is busy")),
         Some(status) => Err(Error::retry(format!("the platform says {status}"))),
         None => Err(Error::retry("the platform said nothing")),
     }

@@ -192,7 +192,9 @@ pub(crate) async fn t56(rig: &mut Rig, size: Size) -> Row {
             break;
         }
     }
+    told = told && service.driver.wait_for(&last, last.len(), PATIENCE).await;
     commands.extend(last);
+    told = told && service.driver.wait_for(&starts, starts.len(), PATIENCE).await;
     if told {
         ended(&mut service, &starts, Duration::ZERO).await;
     }

@@ -39,6 +39,9 @@ pub(crate) struct Play {
     pub(crate) expected: BTreeMap<String, Vec<Kinds>>,
     /// The one action that may not be called twice.
     pub(crate) dangerous: Option<String>,
+    /// The one that its platform refuses. A refusal is not stored: after a death in between it may be told, and found
+    /// uncertain when it is tried once more.
+    pub(crate) refused: Option<String>,
 }
 
 /// Kinds of events, of which one is to come.
@@ -48,7 +51,7 @@ impl Play {
     /// The first one: the community that all others are about.
     pub(crate) fn prologue() -> Self {
         let apply = json!({ "slug": "acme", "plugins": [{ "name": "puppet", "config": {} }] });
-        let mut play = Self { acts: Vec::new(), expected: BTreeMap::new(), dangerous: None };
+        let mut play = Self { acts: Vec::new(), expected: BTreeMap::new(), dangerous: None, refused: None };
         play.say(vec![(Command::new("community.apply", apply), &["community.applied"])]);
         play
     }
@@ -70,12 +73,15 @@ impl Play {
         });
         let start = json!({ "community": "acme", "parameters": {}, "process_id": process_id });
         let close = json!({ "community": "acme", "process_id": process_id });
-        let mut play = Self { acts: Vec::new(), expected: BTreeMap::new(), dangerous: Some(dangerous.id.clone()) };
+        let refused = Command::act("action.puppet.refused-act", false);
+        let (danger, refusal) = (Some(dangerous.id.clone()), Some(refused.id.clone()));
+        let mut play = Self { acts: Vec::new(), expected: BTreeMap::new(), dangerous: danger, refused: refusal };
         play.say(vec![
             (pure, COMPLETED),
             (Command::act("action.puppet.idempotent-act", false), COMPLETED),
             (keyed.clone(), COMPLETED),
             (dangerous, KNOWN_OR_NOT),
+            (refused, &["command.rejected", "action.uncertain"]),
             (Command::act("action.puppet.keyed-act", true), &["action.failed"]),
             (Command::new("process.puppet.ballot.start", start), &["process.started"]),
         ]);

@@ -24,6 +24,7 @@ impl Plugin for Puppet {
             .action::<IdempotentAct>()
             .action::<KeyedAct>()
             .action::<UnsafeAct>()
+            .action::<RefusedAct>()
             .process::<Ballot>();
     }
 }
@@ -63,6 +64,13 @@ async fn keyed_act(cx: &Cx<Puppet>, fails: bool) -> Result<String> {
 #[action(UnsafeAct, "unsafe-act", effect = "unsafe")]
 async fn unsafe_act(cx: &Cx<Puppet>, fails: bool) -> Result<String> {
     call("unsafe", cx, fails)
+}
+
+/// Must not be repeated, and is refused by its platform.
+#[action(RefusedAct, "refused-act", effect = "unsafe")]
+async fn refused_act(cx: &Cx<Puppet>, fails: bool) -> Result<String> {
+    call("refused", cx, fails)?;
+    Err(Error::rejected("the platform will not have it"))
 }
 
 /// Longer than all that the schedules let pass for other reasons.

@@ -6,7 +6,7 @@ use metagov::store::{AttemptStatus, AttemptView, Begun, Committed, Keep, NewAtte
 
 use crate::{
     database::{Database, on_both},
-    sample::{attempt, entry, message_id, pure, slug},
+    sample::{attempt, entry, fence, message_id, pure, slug},
 };
 
 on_both!(
@@ -26,7 +26,14 @@ on_both!(
 const LEASE: Duration = Duration::from_mins(1);
 
 async fn begin(store: &Store, key: &str, lease: Duration) -> Begun {
-    store.begin_attempt(&entry("a", key, 1), &attempt(), lease).await.expect("the database answers")
+    store.begin_attempt(&entry("a", key, 1), &attempt(), fence(), lease).await.expect("the database answers")
+}
+
+/// The fence of the first attempt.
+async fn begin_fresh(store: &Store, key: &str, lease: Duration) -> i64 {
+    let begun = begin(store, key, lease).await;
+    let Begun::Fresh { fence } = begun else { panic!("{begun:?}") };
+    fence
 }
 
 async fn view(store: &Store, key: &str) -> Option<(u32, AttemptStatus)> {
@@ -37,7 +44,7 @@ async fn view(store: &Store, key: &str) -> Option<(u32, AttemptStatus)> {
 async fn a_second_worker_learns_that_an_attempt_is_running(database: &Database) {
     let store = database.store().await;
     let before = store.now().await.expect("the clock");
-    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Fresh { fence: 1 }));
+    begin_fresh(&store, "k", LEASE).await;
     let Begun::Running { until } = begin(&store, "k", LEASE).await else { panic!("it must be running") };
     assert!(until >= before + LEASE && until <= store.now().await.expect("the clock") + LEASE);
     assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Running)));
@@ -46,51 +53,58 @@ async fn a_second_worker_learns_that_an_attempt_is_running(database: &Database) 
 
 async fn an_attempt_whose_worker_died_is_taken_over_after_its_lease(database: &Database) {
     let store = database.store().await;
-    assert!(matches!(begin(&store, "k", Duration::ZERO).await, Begun::Fresh { fence: 1 }));
-    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Again { fence: 2, attempts: 2, died: true }));
+    let dead = begin_fresh(&store, "k", Duration::ZERO).await;
+    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Again { attempts: 2, died: true, .. }));
     assert!(matches!(begin(&store, "k", LEASE).await, Begun::Running { .. }));
-    store.release_attempt(&entry("a", "k", 1), 1, Keep::Nothing).await.expect("the database answers");
+    store.release_attempt(&entry("a", "k", 1), dead, Keep::Nothing).await.expect("the database answers");
     assert!(matches!(begin(&store, "k", LEASE).await, Begun::Running { .. }), "the dead one has no say any more");
     assert_eq!(view(&store, "k").await, Some((2, AttemptStatus::Running)));
 }
 
 async fn an_attempt_that_gave_up_for_a_retry_may_begin_again_at_once(database: &Database) {
     let store = database.store().await;
-    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Fresh { fence: 1 }));
-    store.release_attempt(&entry("a", "k", 1), 1, Keep::ForRetry).await.expect("the database answers");
+    let first = begin_fresh(&store, "k", LEASE).await;
+    store.release_attempt(&entry("a", "k", 1), first, Keep::ForRetry).await.expect("the database answers");
     assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Retrying)));
-    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Again { fence: 2, attempts: 2, died: false }));
+    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Again { attempts: 2, died: false, .. }));
     assert_eq!(view(&store, "k").await, Some((2, AttemptStatus::Running)));
 }
 
 async fn a_refused_command_leaves_its_key_free(database: &Database) {
     let store = database.store().await;
-    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Fresh { fence: 1 }));
-    store.release_attempt(&entry("a", "k", 1), 1, Keep::Nothing).await.expect("the database answers");
+    let refused = begin_fresh(&store, "k", LEASE).await;
+    let release = || async {
+        store.release_attempt(&entry("a", "k", 1), refused, Keep::Nothing).await.expect("the database answers");
+    };
+    release().await;
     assert_eq!(view(&store, "k").await, None);
     assert!(store.seen(&slug("a"), &message_id("k")).await.expect("the database answers").is_none());
-    assert!(matches!(begin(&store, "k", LEASE).await, Begun::Fresh { fence: 1 }));
+    begin_fresh(&store, "k", LEASE).await;
+    release().await;
+    let running = Some((1, AttemptStatus::Running));
+    assert_eq!(view(&store, "k").await, running, "who was not told that it gave up does not give up the next one");
 }
 
 async fn a_finished_attempt_answers_with_its_events(database: &Database) {
     let store = database.store().await;
     let mut unit = pure("a", "k");
-    unit.fence = Some(1);
+    let fence = begin_fresh(&store, "k", LEASE).await;
+    unit.fence = Some(fence);
     unit.run.as_mut().expect("a run").status = RunStatus::Uncertain;
-    begin(&store, "k", LEASE).await;
     let answers = store.commit(vec![unit.clone()]).await.expect("the database answers");
     assert!(matches!(answers[..], [Committed::Stored]), "{answers:?}");
     let Begun::Finished(events) = begin(&store, "k", LEASE).await else { panic!("it must be finished") };
     assert_eq!(events, unit.events);
     assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Uncertain)));
-    store.release_attempt(&entry("a", "k", 1), 1, Keep::Nothing).await.expect("the database answers");
+    store.release_attempt(&entry("a", "k", 1), fence, Keep::Nothing).await.expect("the database answers");
     assert!(matches!(begin(&store, "k", LEASE).await, Begun::Finished(_)), "what is finished stays");
 }
 
 async fn another_body_under_the_key_of_an_attempt_is_a_conflict(database: &Database) {
     let store = database.store().await;
     begin(&store, "k", LEASE).await;
-    let other = store.begin_attempt(&entry("a", "k", 2), &attempt(), LEASE).await.expect("the database answers");
+    let other =
+        store.begin_attempt(&entry("a", "k", 2), &attempt(), fence(), LEASE).await.expect("the database answers");
     assert!(matches!(other, Begun::Conflict));
 }
 
@@ -108,27 +122,31 @@ async fn of_many_workers_one_attempts(database: &Database) {
 
 async fn who_was_not_told_that_its_attempt_had_begun_is_told_so(database: &Database) {
     let store = database.store().await;
-    let (one, two) = (attempt(), attempt());
-    let begin = |attempt: &NewAttempt, lease| {
-        let (store, attempt) = (store.clone(), attempt.clone());
-        async move { store.begin_attempt(&entry("a", "k", 1), &attempt, lease).await.expect("the database answers") }
+    let (one, two, again) = (fence(), fence(), fence());
+    let ask = |fence, lease| {
+        let store = store.clone();
+        async move {
+            store.begin_attempt(&entry("a", "k", 1), &attempt(), fence, lease).await.expect("the database answers")
+        }
     };
     for _ in 0..2 {
-        assert!(matches!(begin(&one, LEASE).await, Begun::Fresh { fence: 1 }));
-        assert!(matches!(begin(&two, LEASE).await, Begun::Running { .. }), "it is nobody else's");
+        assert!(matches!(ask(one, LEASE).await, Begun::Fresh { fence } if fence == one));
+        assert!(matches!(ask(two, LEASE).await, Begun::Running { .. }), "it is nobody else's");
     }
     let before = store.now().await.expect("the clock");
-    assert!(matches!(begin(&one, LEASE).await, Begun::Fresh { fence: 1 }));
-    let Begun::Running { until } = begin(&two, LEASE).await else { panic!("it must be running") };
+    assert!(matches!(ask(one, LEASE).await, Begun::Fresh { .. }));
+    let Begun::Running { until } = ask(two, LEASE).await else { panic!("it must be running") };
     assert!(until >= before + LEASE, "its lease begins anew");
     assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Running)));
 
-    store.release_attempt(&entry("a", "k", 1), 1, Keep::ForRetry).await.expect("the database answers");
+    store.release_attempt(&entry("a", "k", 1), one, Keep::ForRetry).await.expect("the database answers");
     for _ in 0..2 {
-        assert!(matches!(begin(&two, Duration::ZERO).await, Begun::Again { fence: 2, attempts: 2, died: false }));
+        let begun = ask(two, Duration::ZERO).await;
+        assert!(matches!(begun, Begun::Again { fence, attempts: 2, died: false } if fence == two), "{begun:?}");
     }
     for _ in 0..2 {
-        assert!(matches!(begin(&one, LEASE).await, Begun::Again { fence: 3, attempts: 3, died: true }));
+        let begun = ask(again, LEASE).await;
+        assert!(matches!(begun, Begun::Again { fence, attempts: 3, died: true } if fence == again), "{begun:?}");
     }
     assert_eq!(view(&store, "k").await, Some((3, AttemptStatus::Running)));
 }
@@ -158,14 +176,14 @@ async fn a_retry_of_a_repeatable_action_is_visible_and_takes_no_key(database: &D
 async fn the_start_of_a_process_leaves_no_run(database: &Database) {
     let store = database.store().await;
     let start = NewAttempt { action: None, ..attempt() };
-    let begun = store.begin_attempt(&entry("a", "k", 1), &start, LEASE).await.expect("the database answers");
-    let Begun::Fresh { fence } = begun else { panic!("{begun:?}") };
+    let begun = store.begin_attempt(&entry("a", "k", 1), &start, fence(), LEASE).await.expect("the database answers");
+    let Begun::Fresh { fence: first } = begun else { panic!("{begun:?}") };
     assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Running)));
-    store.release_attempt(&entry("a", "k", 1), fence, Keep::ForRetry).await.expect("the database answers");
+    store.release_attempt(&entry("a", "k", 1), first, Keep::ForRetry).await.expect("the database answers");
     assert_eq!(view(&store, "k").await, Some((1, AttemptStatus::Retrying)));
-    let again = store.begin_attempt(&entry("a", "k", 1), &start, LEASE).await.expect("the database answers");
-    let Begun::Again { fence, .. } = again else { panic!("{again:?}") };
-    let unit = Unit { fence: Some(fence), run: None, ..pure("a", "k") };
+    let again = store.begin_attempt(&entry("a", "k", 1), &start, fence(), LEASE).await.expect("the database answers");
+    let Begun::Again { fence: second, .. } = again else { panic!("{again:?}") };
+    let unit = Unit { fence: Some(second), run: None, ..pure("a", "k") };
     store.commit(vec![unit]).await.expect("the database answers");
     assert_eq!(view(&store, "k").await, Some((2, AttemptStatus::Completed)));
 }

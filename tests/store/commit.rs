@@ -9,8 +9,8 @@ use uuid::Uuid;
 use crate::{
     database::{Database, On, on_both},
     sample::{
-        attempt, changing, community, config, entry, event, insert, message_id, moved_on, new_instance, process, pure,
-        slug, update,
+        attempt, changing, community, config, entry, event, fence, insert, message_id, moved_on, new_instance, process,
+        pure, slug, update,
     },
 };
 
@@ -294,7 +294,8 @@ async fn a_failing_unit_leaves_none_of_its_changes(database: &Database) {
 async fn a_key_under_attempt_is_in_flight_for_others(database: &Database) {
     let store = database.store().await;
     let lease = Duration::from_mins(1);
-    let begun = store.begin_attempt(&entry("a", "k", 1), &attempt(), lease).await.expect("the database answers");
+    let begun =
+        store.begin_attempt(&entry("a", "k", 1), &attempt(), fence(), lease).await.expect("the database answers");
     let Begun::Fresh { fence } = begun else { panic!("{begun:?}") };
     assert!(matches!(commit_one(&store, pure("a", "k")).await, Committed::InFlight));
     let other = Unit { inbox: Some(entry("a", "k", 2)), ..Unit::default() };
@@ -312,10 +313,12 @@ async fn a_key_under_attempt_is_in_flight_for_others(database: &Database) {
 
 async fn a_lost_fence_writes_nothing(database: &Database) {
     let store = database.store().await;
-    let hung =
-        store.begin_attempt(&entry("a", "k", 1), &attempt(), Duration::ZERO).await.expect("the database answers");
+    let hung = store
+        .begin_attempt(&entry("a", "k", 1), &attempt(), fence(), Duration::ZERO)
+        .await
+        .expect("the database answers");
     let Begun::Fresh { fence: first } = hung else { panic!("{hung:?}") };
-    let taken = store.begin_attempt(&entry("a", "k", 1), &attempt(), Duration::from_mins(1)).await;
+    let taken = store.begin_attempt(&entry("a", "k", 1), &attempt(), fence(), Duration::from_mins(1)).await;
     let Begun::Again { fence: second, attempts: 2, died: true } = taken.expect("the database answers") else {
         panic!("the lease is over, so it can be taken")
     };

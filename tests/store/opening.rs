@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     database::{Database, On, on_both},
-    sample::{attempt, changing, community, entry, pure, slug},
+    sample::{attempt, changing, community, entry, fence, pure, slug},
 };
 
 on_both!(writers_on_all_sides_never_fail, the_clock_is_near_ours);
@@ -128,7 +128,7 @@ async fn an_unusable_url_is_refused_and_not_repeated() {
 async fn a_row_that_somebody_holds_is_given_up_after_a_while() {
     let database = Database::create(On::Postgres).await;
     let store = database.store().await;
-    let begin = || async { store.begin_attempt(&entry("a", "k", 1), &attempt(), Duration::ZERO).await };
+    let begin = || async { store.begin_attempt(&entry("a", "k", 1), &attempt(), fence(), Duration::ZERO).await };
     begin().await.expect("the first attempt begins");
     let raw = database.raw().await;
     let holding = raw.begin().await.expect("a transaction");

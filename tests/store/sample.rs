@@ -1,6 +1,9 @@
 //! Units and rows to tell stories with.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
 use metagov::store::{
     ActionRun, Change, InboxEntry, InstanceVersion, NewAttempt, NewInstance, OutboxEvent, Process, RunStatus, Store,
@@ -79,8 +82,13 @@ pub(crate) fn attempt() -> NewAttempt {
         action: Some(name("set-lucky-number")),
         effect: "keyed",
         initiator: None,
-        holder: Uuid::new_v4(),
     }
+}
+
+/// A fence that no other attempt has.
+pub(crate) fn fence() -> i64 {
+    static NEXT: AtomicI64 = AtomicI64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 pub(crate) fn new_instance(community: &str, tick_every: Option<Duration>) -> NewInstance {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     database::{Database, on_both},
-    sample::{attempt, changing, community, entry, message_id, pure, slug},
+    sample::{attempt, changing, community, entry, fence, message_id, pure, slug},
 };
 
 on_both!(
@@ -23,7 +23,7 @@ on_both!(
 const LEASE: Duration = Duration::from_mins(1);
 
 async fn begin(store: &Store, key: &str, lease: Duration) -> i64 {
-    match store.begin_attempt(&entry("a", key, 1), &attempt(), lease).await.expect("the database answers") {
+    match store.begin_attempt(&entry("a", key, 1), &attempt(), fence(), lease).await.expect("the database answers") {
         Begun::Fresh { fence } | Begun::Again { fence, .. } => fence,
         other => panic!("{other:?}"),
     }

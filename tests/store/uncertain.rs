@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     database::{Database, on_both},
-    sample::{attempt, changing, community, entry, message_id, name, pure, slug},
+    sample::{attempt, changing, community, entry, fence, message_id, name, pure, slug},
 };
 
 on_both!(
@@ -21,7 +21,7 @@ on_both!(
 );
 
 async fn uncertain(store: &Store, community: &str, key: &str) -> Uuid {
-    let begun = store.begin_attempt(&entry(community, key, 1), &attempt(), Duration::from_mins(1)).await;
+    let begun = store.begin_attempt(&entry(community, key, 1), &attempt(), fence(), Duration::from_mins(1)).await;
     let Ok(Begun::Fresh { fence }) = begun else { panic!("{begun:?}") };
     assert!(store.save_step(&entry(community, key, 1), fence, "post", &json!(1)).await.expect("the database answers"));
     let mut unit = pure(community, key);

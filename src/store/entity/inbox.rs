@@ -18,9 +18,7 @@ pub struct Model {
     pub attempts: i64,
     /// While running: when the lease ends; `None` where it was given back for a retry.
     pub lease_until: Option<DateTimeUtc>,
-    /// While running: the delivery that holds the lease.
-    pub holder: Option<Uuid>,
-    /// While running: whether the attempt before died.
+    /// Whether the attempt before this one died; `None` for a first one.
     pub after_death: Option<bool>,
     pub created_at: DateTimeUtc,
 }
