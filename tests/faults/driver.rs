@@ -32,6 +32,8 @@ pub(crate) use crate::command::Command;
 const WINDOW: usize = 256;
 /// A connection that takes longer to be made is given up.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// After so long without an event it is looked whether any could come.
+const SILENCE: Duration = Duration::from_secs(5);
 /// A confirm that takes longer counts as lost; the command is sent again.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -344,24 +346,38 @@ impl Line {
             .await
     }
 
+    /// Whether the broker has a consumer for our events: not every end of one is told to whom it was.
+    async fn is_listened_to(&self, channel: &Channel) -> bool {
+        let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let looked = channel.queue_declare(self.queue().into(), look, FieldTable::default());
+        timeout(CONNECT_PATIENCE, looked).await.is_ok_and(|queue| queue.is_ok_and(|queue| queue.consumer_count() > 0))
+    }
+
     async fn listen(&self, book: &Mutex<Book>, news: &Notify) -> lapin::Result<()> {
         let begun = timeout(CONNECT_PATIENCE, async {
             let (connection, channel) = self.channel().await?;
             channel.basic_qos(1000, BasicQosOptions::default()).await?;
             let (queue, options) = (self.queue().into(), BasicConsumeOptions::default());
             let events = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
-            Ok::<_, lapin::Error>((connection, events))
+            Ok::<_, lapin::Error>((connection, channel, events))
         });
         // Whoever connects to a broker that is going down may wait for its answer for ever.
         let Ok(begun) = begun.await else { return Ok(()) };
-        let (_connection, mut events) = begun?;
-        while let Some(delivery) = events.next().await {
-            let delivery = delivery?;
+        let (_connection, channel, mut events) = begun?;
+        loop {
+            let delivery = match timeout(SILENCE, events.next()).await {
+                Ok(Some(delivery)) => delivery?,
+                Err(_) if self.is_listened_to(&channel).await => continue,
+                Err(_) => {
+                    eprintln!("the driver's consumer was gone, and nobody had said so");
+                    return Ok(());
+                }
+                Ok(None) => return Ok(()),
+            };
             let event: Value = serde_json::from_slice(&delivery.data).expect("every message is an event");
             book.lock().expect("nobody panics while holding it").note(event, &delivery.data);
             news.notify_waiters();
             delivery.ack(BasicAckOptions::default()).await?;
         }
-        Ok(())
     }
 }

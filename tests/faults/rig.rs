@@ -302,11 +302,10 @@ impl Service {
     /// # Panics
     /// Where nothing comes any more.
     pub(crate) async fn answered(&self, commands: &[Command], count: usize) {
-        assert!(
-            self.driver.wait_for(commands, count, QUIET).await,
-            "{} of {count} are answered, and nothing came for {QUIET:?}",
-            self.driver.answered(commands)
-        );
+        if !self.driver.wait_for(commands, count, QUIET).await {
+            self.tell_lost(commands).await;
+            panic!("{} of {count} are answered, and nothing came for {QUIET:?}", self.driver.answered(commands));
+        }
     }
 
     /// Waits until everything is answered and every row is at its end, or until nothing comes any more; then counts.
@@ -338,6 +337,13 @@ impl Service {
             };
             commands.iter().filter(is_lost).map(|command| command.id.clone()).take(5).collect()
         };
+        if unanswered.is_empty() {
+            return;
+        }
+        for queue in ["plugin.puppet", "driver"] {
+            let waiting = self.driver.waiting(&format!("{}.{queue}", self.prefix)).await;
+            eprintln!("{queue}: {waiting} messages wait");
+        }
         for id in unanswered {
             let keys = self.sql(&format!("SELECT COUNT(*) FROM inbox WHERE message_id = '{id}'")).await;
             let events = self.sql(&format!("SELECT COUNT(*) FROM outbox WHERE inbox_key = '{id}'")).await;
