@@ -105,7 +105,9 @@ impl Books {
     fn book(&mut self, now: Instant, least: f64) -> DelayStep {
         let before = self.ended.count_at(now) / LATELY.as_secs_f64();
         let parked = self.parked.get_or_insert_with(|| Parked::new(now));
-        let rate = parked.rate(now).or((before > 0.0).then_some(before)).map(|rate| rate.max(before).max(least));
+        // What is below the floor says that little was asked for before, not how fast it went.
+        let known = parked.rate(now).or((before > least).then_some(before));
+        let rate = known.map(|rate| rate.max(before).max(least));
         let second = parked.second(now);
         let has_room = |step: DelayStep| {
             let Some(rate) = rate else { return true };
@@ -195,6 +197,10 @@ mod tests {
         let (mut bookings, now) = (Bookings::new(1), Instant::now());
         assert_eq!(steps(&mut bookings, 1_000, now), [1_000, 0, 0, 0, 0]);
         assert_eq!(bookings.book(&FLOOD, now + Duration::from_mins(2)), DelayStep::OneSecond, "none has ended yet");
+
+        let mut bookings = Bookings::new(16);
+        bookings.done(&FLOOD, now);
+        assert_eq!(steps(&mut bookings, 1_500, now), [1_500, 0, 0, 0, 0], "one says nothing of how fast many go");
     }
 
     #[test]
