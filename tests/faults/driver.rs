@@ -346,11 +346,13 @@ impl Line {
             .await
     }
 
-    /// Whether the broker has a consumer for our events: not every end of one is told to whom it was.
+    /// Whether the broker has a consumer for our events, and none that wait: not every end of one is told to whom it was.
     async fn is_listened_to(&self, channel: &Channel) -> bool {
         let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let looked = channel.queue_declare(self.queue().into(), look, FieldTable::default());
-        timeout(CONNECT_PATIENCE, looked).await.is_ok_and(|queue| queue.is_ok_and(|queue| queue.consumer_count() > 0))
+        timeout(CONNECT_PATIENCE, looked)
+            .await
+            .is_ok_and(|looked| looked.is_ok_and(|queue| queue.consumer_count() > 0 && queue.message_count() == 0))
     }
 
     async fn listen(&self, book: &Mutex<Book>, news: &Notify) -> lapin::Result<()> {
@@ -377,7 +379,11 @@ impl Line {
             let event: Value = serde_json::from_slice(&delivery.data).expect("every message is an event");
             book.lock().expect("nobody panics while holding it").note(event, &delivery.data);
             news.notify_waiters();
-            delivery.ack(BasicAckOptions::default()).await?;
+            // As above: what is not acknowledged comes again, on another connection.
+            let Ok(written) = timeout(CONNECT_PATIENCE, delivery.ack(BasicAckOptions::default())).await else {
+                return Ok(());
+            };
+            written?;
         }
     }
 }
