@@ -147,7 +147,7 @@ fn choose(found: Vec<Instance>, plugin: &Name, platform_id: Option<&str>) -> Res
     let Some(first) = candidates.next() else {
         let which = if platform_id.is_some() { " with this community_platform_id" } else { "" };
         let detail = format!(
-            "'{plugin}' is not enabled here{which}; enable it with plugin.{plugin}.enable (`metagov plugin enable {plugin}`)"
+            "'{plugin}' is not enabled here{which}; enable it with plugin.{plugin}.enable (`metagov plugin enable {plugin} -c …`)"
         );
         return Err(Problem::new(ProblemKind::PluginNotEnabled, detail));
     };
