@@ -74,6 +74,13 @@ impl Store {
 pub(super) async fn bounded<T: Send + 'static>(
     question: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, StoreError> {
+    #[cfg_attr(
+        not(feature = "failpoints"),
+        expect(
+            clippy::redundant_async_block,
+            reason = "with the feature there is a place to refuse before the question"
+        )
+    )]
     let asked = async move {
         failpoint!("store::asking", |text| Err(StoreError::Unavailable(text)));
         question.await
