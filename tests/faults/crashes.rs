@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use serde_json::json;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::{
     driver::{Command, quantile},
@@ -143,6 +143,8 @@ pub(crate) async fn t05(rig: &mut Rig, size: Size) -> Row {
 /// Workers are replaced one after the other, as a deployment does it, and drivers hardly notice.
 pub(crate) async fn t06(rig: &mut Rig, size: Size) -> Row {
     const PER_SECOND: u32 = 300;
+    // A platform asks a new worker for its readiness once a second at the most, so none replaces them faster.
+    const EACH: Duration = Duration::from_secs(1);
     let time = size.of(120_u32, 20);
     let mut service = rig.service(Setup { workers: WORKERS, ..Setup::default() }).await;
     let script = json!({ "deeds": ["succeed"], "calls": true });
@@ -156,7 +158,10 @@ pub(crate) async fn t06(rig: &mut Rig, size: Size) -> Row {
     let (driver, sent) = (service.driver.clone(), commands.clone());
     let sending = tokio::spawn(async move { driver.send_at(PER_SECOND, &sent).await });
     let mut restarts = 0;
+    let mut turns = interval(EACH);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !sending.is_finished() {
+        turns.tick().await;
         // The new one first, as every platform does it.
         service.start(Role::Worker);
         let newest = service.processes.last().expect("it was just started");
