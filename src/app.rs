@@ -3,7 +3,16 @@
 //! Each role is a function that runs until it is told to stop and then finishes what it has begun. Up: `src/cli`, which
 //! has read the config. Down: `src/worker` and `src/scheduler`.
 
-use std::{collections::BTreeSet, io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use metagov_sdk::{Environment, contract::Name};
@@ -43,6 +52,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     /// The keys to the secrets of configs.
     pub vault: Vault,
+    /// Whether every role of the process has been started.
+    begun: Arc<AtomicBool>,
 }
 
 impl App {
@@ -66,7 +77,7 @@ impl App {
         let settings = bus_settings(&config)?;
         // Not ended by a signal: what has finished is still to be acknowledged then.
         let bus = Bus::connect(&settings, CancellationToken::new()).await.context("cannot use broker.url")?;
-        Ok(Self { config: Arc::new(config), bus, store, registry: Arc::new(registry), vault })
+        Ok(Self { config: Arc::new(config), bus, store, registry: Arc::new(registry), vault, begun: Arc::default() })
     }
 
     /// The plugins that this worker serves.
@@ -127,7 +138,8 @@ impl App {
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("health.address: cannot use {address}"))?;
         info!(address = %listener.local_addr()?, "answering /livez, /readyz and /metrics");
-        let (broker, queues, store, stop) = (self.bus.clone(), self.bus.clone(), self.store.clone(), shutdown.soft());
+        let (broker, queues, store) = (self.bus.clone(), self.bus.clone(), self.store.clone());
+        let (begun, stop) = (Arc::clone(&self.begun), shutdown.soft());
         let health = Health::new()
             .check("broker", move || std::future::ready(broker.standing().broker))
             .check("queues", move || std::future::ready(queues.standing().queues))
@@ -138,8 +150,13 @@ impl App {
                 }
             })
             .check("running", move || {
-                let draining = stop.is_cancelled().then(|| "asked to end; what runs is finished".to_owned());
-                std::future::ready(draining.map_or(Ok(()), Err))
+                std::future::ready(if stop.is_cancelled() {
+                    Err("asked to end; what runs is finished".to_owned())
+                } else if begun.load(Ordering::Acquire) {
+                    Ok(())
+                } else {
+                    Err("not begun yet: exchanges and queues are declared first".to_owned())
+                })
             });
         let figures = measures::record();
         let upkeep = figures.clone();
@@ -165,9 +182,9 @@ impl App {
         };
         let prefix = &self.config.broker.prefix;
         let worker = Worker::new(parts, &self.config.worker, prefix, &self.served()?, shutdown.hard());
-        let stop = shutdown.soft();
+        let running = worker.run(shutdown.soft());
         shutdown.supervise("worker", async move {
-            worker.run(stop).await;
+            running.await;
             Ok(())
         });
         Ok(())
@@ -178,8 +195,9 @@ impl App {
         shutdown.supervise("scheduler", scheduler.run(shutdown.soft()));
     }
 
-    /// Waits for the end, gives what runs its time, and closes the connections.
+    /// Every role has been started: waits for the end, gives what runs its time, and closes the connections.
     async fn finish(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        self.begun.store(true, Ordering::Release);
         let budget = self.config.worker.drain();
         if let Drained::Partly(left) = shutdown.drained(budget).await {
             warn!(left, "not everything finished within {budget:?}; the rest is delivered again");

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -119,28 +120,13 @@ fn every_figure_is_in_the_table_of_the_readme() {
 async fn a_worker_is_ready_once_it_is_at_its_queues_and_no_longer_when_it_is_asked_to_end() {
     let url = std::env::var("METAGOV_TEST_AMQP_URL").expect("run tests/run, which starts a broker");
     let directory = tempfile::tempdir().expect("a directory");
-    let (listener, address) = free_address().await;
-    drop(listener);
-    let mut config = Config::load(&Sources::default()).expect("the defaults are well-formed").config;
-    config.broker.prefix = format!("test-{}", uuid::Uuid::new_v4().simple());
-    config.broker.url = url.clone().into();
-    config.database.url = format!("sqlite:{}", directory.path().join("metagov.db").display()).into();
-    config.health.address = address.to_string();
-    let prefix = config.broker.prefix.clone();
-
-    let app = App::connect(config).await.expect("it connects");
-    app.store.migrate().await.expect("the schema can be made");
+    let (app, address) = app(&url, directory.path()).await;
+    let prefix = app.config.broker.prefix.clone();
     let plugins: Vec<_> = app.registry.names().cloned().collect();
     let bus = app.bus.clone();
     let shutdown = Shutdown::new();
     let role = tokio::spawn(app::run_worker(app, shutdown.clone()));
-    tokio::time::timeout(Duration::from_secs(20), async {
-        while TcpStream::connect(address).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .expect("it listens");
+    listening(address).await;
     bus.wait_until_consuming().await;
     let report = readyz(address, "ready", |status, _| status == 200).await;
     for check in ["broker", "queues", "database", "running"] {
@@ -155,6 +141,46 @@ async fn a_worker_is_ready_once_it_is_at_its_queues_and_no_longer_when_it_is_ask
     let draining = readyz(address, "draining", |status, _| status == 503).await;
     assert_eq!(draining["checks"]["running"]["ok"], false, "{draining}");
     remove(&url, &prefix, &plugins).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_waits_for_its_broker_has_not_begun() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (listener, nobody) = free_address().await;
+    drop(listener);
+    let (app, address) = app(&format!("amqp://guest:guest@{nobody}"), directory.path()).await;
+    let shutdown = Shutdown::new();
+    let role = tokio::spawn(app::run_worker(app, shutdown.clone()));
+    listening(address).await;
+    let waiting = readyz(address, "waiting", |_, report| report["checks"]["running"].is_object()).await;
+    for check in ["broker", "running"] {
+        assert_eq!(waiting["checks"][check]["ok"], false, "{waiting}");
+    }
+    shutdown.begin();
+    role.await.expect("no panic").expect("it ends in order");
+}
+
+/// A process with a database of its own, and where it is going to tell how it does.
+async fn app(broker: &str, directory: &Path) -> (App, SocketAddr) {
+    let (listener, address) = free_address().await;
+    drop(listener);
+    let mut config = Config::load(&Sources::default()).expect("the defaults are well-formed").config;
+    config.broker.prefix = format!("test-{}", uuid::Uuid::new_v4().simple());
+    config.broker.url = broker.to_owned().into();
+    config.database.url = format!("sqlite:{}", directory.join("metagov.db").display()).into();
+    config.health.address = address.to_string();
+    let app = App::connect(config).await.expect("it connects");
+    app.store.migrate().await.expect("the schema can be made");
+    (app, address)
+}
+
+async fn listening(address: SocketAddr) {
+    let listens = async {
+        while TcpStream::connect(address).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), listens).await.expect("it listens");
 }
 
 /// Removes what the role has declared.

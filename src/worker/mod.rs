@@ -118,8 +118,9 @@ impl Worker {
         Self { settler: Arc::new(settler), bus, queues, settings: settings.clone(), tasks }
     }
 
-    /// Takes deliveries until `stop` is cancelled, then finishes what runs.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Asks for deliveries at once, so that whoever looks next sees consumers that are not at their queues yet. What it
+    /// answers takes them until `stop` is cancelled, then finishes what runs.
+    pub fn run(self, stop: CancellationToken) -> impl Future<Output = ()> + Send {
         let pulse = Pulse::start().inspect_err(|error| warn!(%error, "no thread is left to keep the others awake"));
         for queue in &self.queues {
             let plugin = match queue {
@@ -134,14 +135,16 @@ impl Worker {
         }
         self.tasks.spawn(sweeper::sweep(self.settler.store.clone(), self.bus.clone(), stop.clone()));
         info!(queues = self.queues.len(), concurrency = self.settings.concurrency, "the worker takes commands");
-        stop.cancelled().await;
-        self.bus.stop_consuming();
-        info!("draining: no more deliveries are taken");
-        // The committer ends when its last handle is gone, and that is the settler's.
-        drop(self.settler);
-        self.tasks.close();
-        self.tasks.wait().await;
-        info!("drained");
-        drop(pulse);
+        async move {
+            stop.cancelled().await;
+            self.bus.stop_consuming();
+            info!("draining: no more deliveries are taken");
+            // The committer ends when its last handle is gone, and that is the settler's.
+            drop(self.settler);
+            self.tasks.close();
+            self.tasks.wait().await;
+            info!("drained");
+            drop(pulse);
+        }
     }
 }

@@ -79,12 +79,16 @@ enum Lost {
 }
 
 impl Consumer {
-    /// Runs until the bus stops consuming or the deliveries are dropped. Its owner has counted it as wanted. The notice
-    /// says why it is not at its queue.
-    pub(super) async fn run(self, notice: Line) {
-        let what = format!("the consumer of {}", self.declaring.names.queue(&self.queue));
-        let mut outage = Outage::of(what).told_on(notice);
+    /// From now on it is wanted and not at its queue, which the notice says until it is.
+    pub(super) fn announce(&self, notice: Line) -> Outage {
+        self.census.send_modify(|census| census.wanted += 1);
+        let outage = Outage::of(format!("the consumer of {}", self.declaring.names.queue(&self.queue))).told_on(notice);
         outage.begin();
+        outage
+    }
+
+    /// Runs until the bus stops consuming or the deliveries are dropped; see [`Self::announce`].
+    pub(super) async fn run(self, mut outage: Outage) {
         loop {
             let link = tokio::select! {
                 biased;

@@ -171,8 +171,8 @@ impl RabbitMq {
             closed: self.closed.clone(),
         };
         // Here and not in its task: whoever waits for all consumers next must not overlook this one.
-        self.census.send_modify(|census| census.wanted += 1);
-        self.tasks.spawn(consumer.run(self.board.line(Part::Queues)));
+        let outage = consumer.announce(self.board.line(Part::Queues));
+        self.tasks.spawn(consumer.run(outage));
         Deliveries::new(incoming, self.stopped.clone())
     }
 
