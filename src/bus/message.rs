@@ -127,6 +127,8 @@ pub enum Refusal {
     Unacceptable,
     /// The service's user may not publish there; whoever runs the broker can change that.
     Forbidden,
+    /// A queue of a driver's own is full and turns it away (`x-overflow: reject-publish`). Other queues may have it.
+    Full,
 }
 
 impl Refusal {
@@ -136,6 +138,7 @@ impl Refusal {
         match self {
             Self::Unacceptable => "unacceptable",
             Self::Forbidden => "forbidden",
+            Self::Full => "full",
         }
     }
 }

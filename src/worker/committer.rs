@@ -112,30 +112,67 @@ impl Committer {
     }
 }
 
+/// Commits for as long as the database is only away: all units, then those that it could not take for the time being. Each
+/// is told as soon as it is stored, whatever becomes of its neighbours.
 async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, trouble: &Trouble, abort: &CancellationToken) {
-    let (units, waiting): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|work| (work.unit, (work.envelope, work.done))).unzip();
-    let stored_events: Vec<Vec<OutboxEvent>> = units.iter().map(|unit| unit.events.clone()).collect();
     let begun = Instant::now();
-    metrics::histogram!(measures::COMMIT_BATCH).record(u32::try_from(units.len()).unwrap_or(u32::MAX));
-    let committed = commit(store, units, trouble, abort).await;
-    metrics::histogram!(measures::COMMIT_SECONDS).record(begun.elapsed());
-    let committed = match committed {
-        Ok(committed) => committed,
-        Err(error) => {
-            for (_, done) in waiting {
-                let _ = done.send(error.clone().map_or(Settled::Closed, Settled::Refused));
+    metrics::histogram!(measures::COMMIT_BATCH).record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
+    let (mut open, mut patience) = (batch, Patience::new());
+    loop {
+        let error = match store.commit(open.iter().map(|work| work.unit.clone()).collect()).await {
+            Ok(committed) => {
+                let (mut settled, mut left, mut away) = (Vec::with_capacity(open.len()), Vec::new(), None);
+                for (work, committed) in open.into_iter().zip(committed) {
+                    match committed {
+                        Committed::Refused(error) if error.is_passing() => {
+                            away = Some(error);
+                            left.push(work);
+                        }
+                        committed => settled.push((work, committed)),
+                    }
+                }
+                metrics::histogram!(measures::COMMIT_SECONDS).record(begun.elapsed());
+                tell(store, bus, settled, abort).await;
+                let Some(error) = away else { return };
+                open = left;
+                error
             }
-            return;
+            Err(error) if error.is_passing() => error,
+            Err(error) => {
+                return end_all(open, || Settled::Refused(error.clone()));
+            }
+        };
+        trouble.met(&error);
+        // What is being committed is not given up half-way: only the wait ends early.
+        tokio::select! {
+            () = abort.cancelled() => return end_all(open, || Settled::Closed),
+            () = patience.wait() => {}
         }
-    };
+    }
+}
+
+impl Work {
+    fn end(self, settled: Settled) {
+        // An error is a handler that has gone.
+        let _ = self.done.send(settled);
+    }
+}
+
+fn end_all(works: Vec<Work>, settled: impl Fn() -> Settled) {
+    for work in works {
+        work.end(settled());
+    }
+}
+
+/// Publishes the events of what is stored, then says so.
+async fn tell(store: &Store, bus: &Bus, committed: Vec<(Work, Committed)>, abort: &CancellationToken) {
     failpoint!("worker::committed");
     let mut outgoing = Vec::new();
     let mut marks = Vec::new();
-    let mut settled = Vec::with_capacity(waiting.len());
-    for ((committed, events), (envelope, done)) in committed.into_iter().zip(stored_events).zip(waiting) {
+    let mut settled = Vec::with_capacity(committed.len());
+    for (mut work, committed) in committed {
         let (outcome, events) = match committed {
-            Committed::Stored => (Settled::Published, events),
+            Committed::Stored => (Settled::Published, std::mem::take(&mut work.unit.events)),
             Committed::Repeated(events) => (Settled::Repeated, events),
             Committed::Conflict => (Settled::Conflict, Vec::new()),
             Committed::InFlight => (Settled::InFlight, Vec::new()),
@@ -143,12 +180,12 @@ async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, trouble: &Trouble, a
             Committed::Stale | Committed::LostFence => (Settled::Stale, Vec::new()),
             Committed::Refused(error) => (Settled::Refused(error), Vec::new()),
         };
-        prepare(&events, &envelope, &mut outgoing, &mut marks);
-        settled.push((outcome, done));
+        prepare(&events, &work.envelope, &mut outgoing, &mut marks);
+        settled.push((outcome, work));
     }
     let published = publish(store, bus, outgoing, marks, abort).await;
-    for (outcome, done) in settled {
-        let _ = done.send(if published { outcome } else { Settled::Closed });
+    for (outcome, work) in settled {
+        work.end(if published { outcome } else { Settled::Closed });
     }
 }
 
@@ -191,7 +228,7 @@ async fn publish(
         published.iter().filter(|p| failed(p)).count() - events.iter().filter(|(_, fate)| failed(fate)).count();
     let marks = marks_of(&events);
     if dropped > 0 {
-        info!(replies = dropped, "replies were dropped, for their queues are gone");
+        info!(replies = dropped, "replies were dropped, for their queues are gone or full");
     }
     // An event that is out but not marked goes out once more under the same id: harmless, so no reason to wait.
     if let Err(error) = store.mark_published(&marks).await {
@@ -201,12 +238,12 @@ async fn publish(
     true
 }
 
-/// How events are marked that were published: those that reached nobody keep that mark. What the broker forbids is not
-/// marked: the sweeper publishes it again, until whoever runs the broker allows it.
+/// How events are marked that were published: those that reached nobody keep that mark. What the broker forbids, and what a
+/// driver's queue has no room for, is not marked: the sweeper publishes it again, until it is taken.
 pub(super) fn marks_of(events: &[(uuid::Uuid, Published)]) -> Vec<(uuid::Uuid, bool)> {
     let marks: Vec<_> = events
         .iter()
-        .filter(|(_, published)| *published != Published::Refused(Refusal::Forbidden))
+        .filter(|(_, published)| !matches!(published, Published::Refused(Refusal::Forbidden | Refusal::Full)))
         .map(|(id, published)| (*id, *published != Published::Routed))
         .collect();
     let unrouted = events.iter().filter(|(_, published)| *published == Published::Unrouted).count();
@@ -227,42 +264,6 @@ pub(super) async fn republish(
     publish(store, bus, outgoing, marks, abort).await
 }
 
-/// Commits, for as long as the database is only away: all units, then those that it could not take for the time being.
-/// `Err(None)` where the worker goes down meanwhile.
-async fn commit(
-    store: &Store,
-    units: Vec<Unit>,
-    trouble: &Trouble,
-    abort: &CancellationToken,
-) -> Result<Vec<Committed>, Option<StoreError>> {
-    let mut patience = Patience::new();
-    let mut results: Vec<Option<Committed>> = units.iter().map(|_| None).collect();
-    loop {
-        let open: Vec<usize> = (0..units.len()).filter(|place| results[*place].is_none()).collect();
-        let error = match store.commit(open.iter().map(|place| units[*place].clone()).collect()).await {
-            Ok(committed) => {
-                let mut away = None;
-                for (place, committed) in open.into_iter().zip(committed) {
-                    match committed {
-                        Committed::Refused(error) if error.is_passing() => away = Some(error),
-                        settled => results[place] = Some(settled),
-                    }
-                }
-                let Some(error) = away else { return Ok(results.into_iter().flatten().collect()) };
-                error
-            }
-            Err(error) if error.is_passing() => error,
-            Err(error) => return Err(Some(error)),
-        };
-        trouble.met(&error);
-        // What is being committed is not given up half-way: only the wait ends early.
-        tokio::select! {
-            () = abort.cancelled() => return Err(None),
-            () = patience.wait() => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
@@ -270,12 +271,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_reached_nobody_keeps_that_mark_and_what_is_forbidden_is_published_again() {
+    fn what_reached_nobody_keeps_that_mark_and_what_may_be_taken_later_is_published_again() {
         let fates = [
             Published::Routed,
             Published::Unrouted,
             Published::Refused(Refusal::Unacceptable),
             Published::Refused(Refusal::Forbidden),
+            Published::Refused(Refusal::Full),
         ];
         let events: Vec<_> =
             fates.into_iter().enumerate().map(|(n, fate)| (Uuid::from_u128(n as u128), fate)).collect();

@@ -9,11 +9,14 @@ use futures::StreamExt;
 use lapin::{
     BasicProperties,
     options::{
-        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
     },
     types::{AMQPValue, FieldTable, LongString},
 };
-use metagov::bus::{Bus, BusError, DeadLetter, DeadVerdict, Destination, Outgoing, Published, Queue, Settings};
+use metagov::bus::{
+    Bus, BusError, DeadLetter, DeadVerdict, Destination, Outgoing, Published, Queue, Refusal, Settings,
+};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -254,6 +257,25 @@ async fn other_arguments_of_a_queue_are_an_error_that_names_it() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_a_link_that_lets_little_through_everything_arrives() {
+    const COMMANDS: usize = 200;
+    let (proxy, settings, bus) = proxied(Duration::from_secs(10)).await;
+    let mut deliveries = bus.consume(Queue::Plugin(plugin()), 100);
+    soon("consuming", bus.wait_until_consuming()).await;
+    proxy.throttle(32 * 1024);
+    let published = soon("publishing", bus.publish((0..COMMANDS).map(command).collect())).await.expect("it is open");
+    assert!(published.iter().all(|published| *published == Published::Routed));
+    for expected in 0..COMMANDS {
+        let delivery = next(&mut deliveries).await;
+        assert_eq!(id(&delivery.message), expected.to_string());
+        delivery.receipt.ack();
+    }
+    proxy.pass();
+    bus.close().await;
+    remove(&settings.prefix).await;
+}
+
 #[tokio::test]
 async fn an_unusable_url_is_refused_at_once_and_its_password_is_not_shown() {
     for url in ["http://u:s3cret@host", "amqp:u:s3cret@host", "amqp://u:s3cret@host:port", "s3cret", ""] {
@@ -302,6 +324,38 @@ async fn what_foreign_clients_send_is_taken_as_it_comes() {
         assert_eq!(full.headers.get("number").map(String::as_str), Some("7"));
         assert_eq!(full.headers.len(), 2);
         assert_eq!(full.user_id.as_deref(), Some("guest"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drivers_queue_that_is_full_holds_up_nobody() {
+    tell(On::RabbitMq, |rig: Rig| async move {
+        rig.bus.apply_topology(&[plugin()]).await.expect("it is declared");
+        let (_connection, channel) = raw_channel().await;
+        let own = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let (full, open) = (format!("{}-full", rig.settings.prefix), format!("{}-open", rig.settings.prefix));
+        let mut one = FieldTable::default();
+        one.insert("x-max-length".into(), AMQPValue::LongInt(1));
+        one.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        for (queue, pattern, arguments) in [(&full, "acme.#", one), (&open, "#", FieldTable::default())] {
+            channel.queue_declare(queue.as_str().into(), own, arguments).await.expect("it is declared");
+            let events = format!("{}.events", rig.settings.prefix);
+            let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+            channel
+                .queue_bind(queue.as_str().into(), events.into(), pattern.into(), options, none)
+                .await
+                .expect("bound");
+        }
+        let replies = Destination::Reply { queue: full.clone() };
+        let reply = Outgoing { to: replies, message: message("a reply", "reply") };
+        let mixed = vec![event("acme.one", 1), event("acme.two", 2), event("beta.one", 3), reply, command(4)];
+        let fates = soon("publishing", rig.bus.publish(mixed)).await.expect("it is open");
+        let (routed, full) = (Published::Routed, Published::Refused(Refusal::Full));
+        assert_eq!(fates, [routed, full, routed, full, routed]);
+        let depth = QueueDeclareOptions { passive: true, ..own };
+        let depth = channel.queue_declare(open.into(), depth, FieldTable::default()).await.expect("it is there");
+        assert!(depth.message_count() <= 4, "{} copies for those that have room", depth.message_count());
     })
     .await;
 }

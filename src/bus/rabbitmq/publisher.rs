@@ -7,10 +7,10 @@
 //! batch is confirmed all returned messages are at hand and are matched by what they say.
 //!
 //! A message that the broker refuses costs the channel, and with it the fate of the whole batch. Then the rest of it goes
-//! out one by one, until the culprit is found and answered for; nothing waits behind it. Up: [`crate::bus::Bus`]. Down:
-//! the broker.
+//! out one by one, until the culprit is found and answered for; nothing waits behind it. Nor does anything wait for room
+//! in a driver's own queue that is full and says so. Up: [`crate::bus::Bus`]. Down: the broker.
 
-use std::{sync::Arc, task::Poll, time::Duration};
+use std::{fmt::Display, sync::Arc, task::Poll, time::Duration};
 
 use futures::poll;
 use lapin::{
@@ -33,7 +33,7 @@ use super::{
     wire,
 };
 use crate::{
-    bus::{BusError, Outgoing, Published, Refusal},
+    bus::{BusError, Destination, Outgoing, Published, Refusal},
     telemetry::measures,
 };
 
@@ -43,6 +43,10 @@ const BATCH: usize = 1000;
 const WAITING_CALLS: usize = 1024;
 /// A confirm that takes longer will not come: the connection is given up and the message published again.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// So often in a row a driver's queue turns a message away before it is taken at its word.
+const TURNED_AWAY: usize = 2;
+/// How long it is given in between.
+const UNTIL_AGAIN: Duration = Duration::from_millis(100);
 
 /// The callers' end.
 #[derive(Debug, Clone)]
@@ -105,8 +109,8 @@ enum Unknown {
     Refused(#[from] super::declare::Refused),
     #[error("cannot publish")]
     Publish(#[from] lapin::Error),
-    #[error("the broker could not take {nacks} messages")]
-    Nack { nacks: usize },
+    #[error("the broker could not take {} messages", places.len())]
+    Nack { places: Vec<usize> },
     #[error("no confirm within {} s", CONFIRM_TIMEOUT.as_secs())]
     Timeout,
 }
@@ -141,7 +145,7 @@ impl Work {
     async fn publish(&mut self, messages: &[&Outgoing]) -> Option<Vec<Published>> {
         let begun = Instant::now();
         let mut fates: Vec<Option<Published>> = vec![None; messages.len()];
-        let mut one_by_one = false;
+        let (mut one_by_one, mut turned_away) = (false, vec![0; messages.len()]);
         while let Some(first) = fates.iter().position(Option::is_none) {
             let end = if one_by_one { first + 1 } else { messages.len() };
             let link = match &self.channel {
@@ -158,6 +162,16 @@ impl Work {
                     self.channel = None;
                     fates[first] = Some(Published::Refused(refusal));
                     tell_refused(messages[first], refusal, &error);
+                }
+                Err(Unknown::Nack { places }) if places.iter().all(|place| is_for_drivers(messages[first + place])) => {
+                    for place in places.into_iter().map(|place| first + place) {
+                        turned_away[place] += 1;
+                        if turned_away[place] == TURNED_AWAY {
+                            fates[place] = Some(Published::Refused(Refusal::Full));
+                            tell_refused(messages[place], Refusal::Full, &"a queue that is bound to it is full");
+                        }
+                    }
+                    tokio::time::sleep(UNTIL_AGAIN).await;
                 }
                 Err(unknown) => {
                     match unknown {
@@ -231,19 +245,24 @@ impl Work {
             confirms.push((sent, confirm));
         }
 
-        let (mut confirmed, mut returned, mut nacks) = (Vec::with_capacity(confirms.len()), Vec::new(), 0);
+        let (mut confirmed, mut returned, mut places) = (Vec::with_capacity(confirms.len()), Vec::new(), Vec::new());
         for (sent, confirm) in confirms {
             let confirmation = in_time(link, confirm).await??;
             if confirmation.is_ack() {
                 confirmed.push(sent);
             } else {
-                nacks += 1;
+                places.push(sent.index);
             }
             returned.extend(confirmation.take_message());
         }
         settle(fates, confirmed, returned);
-        if nacks == 0 { Ok(()) } else { Err(Unknown::Nack { nacks }) }
+        if places.is_empty() { Ok(()) } else { Err(Unknown::Nack { places }) }
     }
+}
+
+/// Whether none but drivers' own queues can have turned this away; in ours there has to be room again.
+fn is_for_drivers(outgoing: &Outgoing) -> bool {
+    matches!(outgoing.to, Destination::Events | Destination::Reply { .. })
 }
 
 /// Whether the channel alone is lost, by something that the broker has against what was published on it.
@@ -264,7 +283,7 @@ fn refusal(error: &lapin::Error) -> Option<Refusal> {
     }
 }
 
-fn tell_refused(outgoing: &Outgoing, refusal: Refusal, error: &lapin::Error) {
+fn tell_refused(outgoing: &Outgoing, refusal: Refusal, error: &dyn Display) {
     metrics::counter!(measures::REFUSED, "reason" => refusal.as_str()).increment(1);
     let message = &outgoing.message;
     tracing::error!(
