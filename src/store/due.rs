@@ -14,7 +14,7 @@ use std::{
 use metagov_sdk::contract::{CommunitySlug, Name, ProcessStatus, Timestamp};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::{Expr, LockBehavior, LockType},
+    sea_query::{Expr, ExprTrait, LockBehavior, LockType},
 };
 use uuid::Uuid;
 
@@ -162,6 +162,51 @@ impl Store {
                         })
                     })
                     .collect()
+            })
+        })
+        .await
+    }
+}
+
+impl Store {
+    /// Puts off the next look at an open process, for its platform asked for so much time. Never to a time after it
+    /// closes, and never to an earlier one than is set.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn put_off_process(&self, community: &CommunitySlug, id: Uuid, wait: Duration) -> Result<(), StoreError> {
+        use processes::{Column, Entity};
+        let key = (community.as_str().to_owned(), id);
+        self.transaction(move |transaction| {
+            Box::pin(async move {
+                let now = clock::read(transaction).await?;
+                let Some(row) = Entity::find_by_id(key).lock_exclusive().one(transaction).await? else { return Ok(()) };
+                let due_at = after_claim(now, Some(wait), row.closes_at);
+                if row.due_at.is_some() && row.due_at < due_at {
+                    let put_off = Entity::update_many().col_expr(Column::DueAt, Expr::val(due_at));
+                    let of_row = Column::Community.eq(row.community).and(Column::Id.eq(row.id));
+                    put_off.filter(of_row).exec(transaction).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Puts off the next tick of an instance, for its platform asked for so much time; never to an earlier time than is
+    /// set.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn put_off_tick(&self, community: &CommunitySlug, id: Uuid, wait: Duration) -> Result<(), StoreError> {
+        use plugin_instances::{Column, Entity};
+        let of_row = Column::Community.eq(community.as_str()).and(Column::Id.eq(id));
+        self.transaction(move |transaction| {
+            Box::pin(async move {
+                let due_at = clock::later(clock::read(transaction).await?, wait);
+                let put_off = Entity::update_many().col_expr(Column::DueAt, Expr::val(due_at));
+                put_off.filter(of_row.and(Column::DueAt.lt(due_at))).exec(transaction).await?;
+                Ok(())
             })
         })
         .await

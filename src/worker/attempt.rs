@@ -102,11 +102,7 @@ impl Handlers {
     /// Ends an attempt with what was decided: a commit carries its fence, refused leaves nothing behind, a retry may
     /// begin at once. Where the attempt was lost meanwhile, whatever was decided is dropped.
     pub(super) async fn end(&self, attempt: &Attempt, decided: Step) -> Step {
-        let Some(record) = &attempt.record else { return decided };
-        if let Some(detour) = record.lost().take() {
-            return Err(detour);
-        }
-        let Some(Held { fence, died, .. }) = record.held.get().copied() else { return decided };
+        let Some((record, Held { fence, number, died })) = attempt.ours()? else { return decided };
         let mut verdict = match decided {
             Ok(verdict) | Err(Detour::Verdict(verdict)) => verdict,
             Err(Detour::Store(error)) => {
@@ -119,7 +115,13 @@ impl Handlers {
         };
         match &mut verdict {
             Verdict::Commit { unit, .. } => unit.fence = Some(fence),
-            Verdict::Reject(_) | Verdict::Done => self.release(&record.entry, fence, Keep::Nothing).await?,
+            Verdict::Reject(problem) => {
+                if number > 1 {
+                    problem.detail.push_str("; an attempt before this one may have reached the platform");
+                }
+                self.release(&record.entry, fence, Keep::Nothing).await?;
+            }
+            Verdict::Done => self.release(&record.entry, fence, Keep::Nothing).await?,
             Verdict::Later { .. } => self.release(&record.entry, fence, Keep::ForRetry).await?,
             Verdict::Repeat(_) => {}
         }
@@ -127,7 +129,30 @@ impl Handlers {
     }
 }
 
+impl Handlers {
+    /// Ends an attempt at what another command goes on with: what is finished stays so, whatever is decided about this
+    /// one. Where the attempt was lost meanwhile, that is dropped.
+    pub(super) async fn leave(&self, attempt: &Attempt, decided: Step) -> Step {
+        if let Some((record, held)) = attempt.ours()? {
+            self.release(&record.entry, held.fence, Keep::ForRetry).await?;
+        }
+        decided
+    }
+}
+
 impl Attempt {
+    /// The record of an attempt that has begun.
+    ///
+    /// # Errors
+    /// Why it is not ours any more.
+    fn ours(&self) -> Step<Option<(&Record, Held)>> {
+        let Some(record) = &self.record else { return Ok(None) };
+        if let Some(detour) = record.lost().take() {
+            return Err(detour);
+        }
+        Ok(record.held.get().map(|held| (&**record, *held)))
+    }
+
     /// An attempt that is on no record: nothing happens outside that could happen twice.
     pub(super) fn off_record(envelope: &Envelope) -> Self {
         Self { told: envelope.attempt, record: None }

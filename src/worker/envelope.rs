@@ -231,6 +231,14 @@ impl Envelope {
         }
     }
 
+    /// The same command, known by a piece of work that others may ask for, too: whoever does it, it has one key.
+    #[must_use]
+    pub(super) fn on_behalf_of(&self, work: Uuid) -> Self {
+        let message_id = MessageId::new(&work.to_string()).expect("a UUID is a key");
+        let fingerprint = fingerprint(&self.routing_key, work.as_bytes());
+        Self { message_id: Some(message_id), fingerprint, ..self.clone() }
+    }
+
     /// What the command is known by while it is suspect, the same for every delivery; without a `message_id` that is what
     /// it says, for whoever says the same is as poisonous.
     #[must_use]

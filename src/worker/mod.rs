@@ -15,6 +15,7 @@ mod answer;
 mod attempt;
 mod bookings;
 mod bound;
+mod closing;
 mod committer;
 mod community;
 mod envelope;
@@ -120,6 +121,9 @@ impl Worker {
 
     /// Asks for deliveries at once, so that whoever looks next sees consumers that are not at their queues yet. What it
     /// answers takes them until `stop` is cancelled, then finishes what runs.
+    ///
+    /// # Panics
+    /// Outside of a runtime, which its tasks are to live on.
     pub fn run(self, stop: CancellationToken) -> impl Future<Output = ()> + Send {
         let pulse = Pulse::start().inspect_err(|error| warn!(%error, "no thread is left to keep the others awake"));
         for queue in &self.queues {

@@ -22,6 +22,7 @@ use super::{
     guard::guarded,
     handle::{Detour, Handlers, Step, platform_events, state_change},
     verdict::Verdict,
+    wait::LONGEST,
 };
 use crate::{
     host::LoadedInstance,
@@ -199,28 +200,34 @@ impl Handlers {
             }
             return Ok(Verdict::Done);
         };
+        if let Some(closes_at) = found.record.closes_at.filter(|closes_at| *closes_at <= body.due_at) {
+            return self.close_by_the_clock(envelope, found, closes_at).await;
+        }
         let open = match self.open(found).await {
             Ok(open) => open,
             Err(detour) => return or_the_next(detour),
         };
-        let definition = open.definition()?;
         let call = self.host.call(&open.instance, Self::request(envelope, open.process.record.initiator.clone()));
-        let due = open.process.record.closes_at.is_some_and(|closes_at| closes_at <= body.due_at);
-        let handling = if due {
-            definition.close(call, open.process.state.clone())
-        } else {
-            definition.poll(call, open.process.state.clone())
-        };
+        let handling = open.definition()?.poll(call, open.process.state.clone());
         let finished = guarded(envelope, handling, self.deadline).await.into_finished();
-        if let Err(Error::Retry { problem, .. }) = &finished.result {
+        self.look(envelope, &open, finished).await
+    }
+
+    /// What a look at an open process changed; where its platform is away, the next look comes.
+    pub(super) async fn look(&self, envelope: &Envelope, open: &Open, finished: Finished<SteppedProcess>) -> Step {
+        if let Err(Error::Retry { after, problem }) = &finished.result {
             tracing::debug!(%problem, "the platform is away; the next poll comes");
+            if let Some(after) = after {
+                let record = &open.process.record;
+                self.store.put_off_process(&record.community, record.id, (*after).min(LONGEST)).await?;
+            }
             return Ok(Verdict::Done);
         }
-        Ok(self.step(envelope, &open, finished, Answer::IfChanged).unwrap_or(Verdict::Done))
+        Ok(self.step(envelope, open, finished, Answer::IfChanged).unwrap_or(Verdict::Done))
     }
 
     /// An open process with everything that is needed to move it on.
-    async fn open(&self, process: Process) -> Step<Open> {
+    pub(super) async fn open(&self, process: Process) -> Step<Open> {
         let plugin = Arc::clone(self.registry.find(&process.plugin)?);
         let stored = self.store.instance(&process.record.community, process.instance_id).await?;
         let stored = stored.ok_or_else(|| {

@@ -4,9 +4,9 @@
 //! |---|---|---|---|---|---|---|
 //! | ok | `action.completed` | `process.started` | `process.completed`, or `process.updated` while it is open | the change, if there is one | the changes, if there are any | the same |
 //! | `Rejected` | `command.rejected` | `command.rejected` | `command.rejected` | kept in the record's `errors` | `command.rejected` | logged; the next tick comes |
-//! | `Retry`, attempts left | up the delay ladder | up the delay ladder | up the delay ladder | done; the next poll comes | up the delay ladder | logged |
+//! | `Retry`, attempts left | up the delay ladder | up the delay ladder | up the delay ladder | done; the next poll comes, when the platform wants to be asked again | up the delay ladder | logged; the same for the next tick |
 //! | `Retry`, none left | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | – | `command.rejected` | – |
-//! | `Failed`, panic, deadline | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | kept in `errors`, `process.updated` | `command.rejected` | logged |
+//! | `Failed`, panic, deadline | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | kept in `errors`, `process.updated` | of the plugin or of all processes: `command.rejected`; of some of them: kept in their `errors`; a deadline is a `Retry` | logged |
 //! | panic or deadline of an `unsafe` action | `action.uncertain` | | | | | |
 //! | nothing: its worker died | `keyed`: called again; `unsafe`: `action.uncertain`; else as if for the first time | called again | as if for the first time | the next poll comes | as if for the first time | the next tick comes |
 //! | whatever, after another attempt took over | dropped; a copy of the command finds out what the other says | dropped | dropped | | | |
@@ -14,7 +14,8 @@
 //! | (not begun: its community is over its share) | parked on the delay ladder, no attempt counted | the same | the same | the same | the same | the same |
 //! | cannot be read | `command.rejected`; where nobody could recognise that answer, also `metagov.dead` | | | | | |
 //!
-//! Called again means under the same idempotency key and with the finished steps at hand. `action.uncertain` is the last
+//! Called again means under the same idempotency key and with the finished steps at hand; so are all polls by which the
+//! clock closes a process. `action.uncertain` is the last
 //! event of its command: what an operator decides with `metagov uncertain` is kept for people, or is a command of its own.
 //!
 //! Before the handler is called its instance's config is opened. Where this worker lacks the key to it, that is its

@@ -1,4 +1,4 @@
-//! Waits that a platform named: never shorter, and hardly longer.
+//! Waits that a platform named: never shorter but for those of more than an hour, and hardly longer.
 //!
 //! The steps of the delay ladder are few, and each is as long as its jitter says. So a copy that has to be back at a
 //! certain time carries that time, by the database's clock, and goes up steps that are surely short enough until little
@@ -22,7 +22,7 @@ use crate::bus::{DelayStep, Message};
 pub(super) const DUE_HEADER: &str = "x-metagov-due";
 
 /// Nobody makes us wait longer, neither a platform nor whoever writes our header.
-const LONGEST: Duration = Duration::from_hours(1);
+pub(super) const LONGEST: Duration = Duration::from_hours(1);
 
 /// So little is waited for in the worker; the shortest step would overshoot by more than that.
 const LITTLE: Duration = Duration::from_millis(500);

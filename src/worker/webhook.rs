@@ -1,13 +1,14 @@
 //! Webhooks and ticks: what platforms tell, and what they are asked.
 //!
-//! A webhook is verified first, over the raw bytes, and then shown to the open processes that it concerns and to the
-//! plugin. All that comes of it is one unit: a vote is counted with the webhook that brought it, or not at all. Up:
-//! [`super::handle`]. Down: the plugin, through [`super::guard`].
+//! A webhook is verified first, over the raw bytes, and then shown to the plugin and to the open processes that it
+//! concerns. All that comes of it is one unit: a vote is counted with the webhook that brought it, or not at all. Where none
+//! of the processes can take it, it is refused, and its next delivery counts; where some can, the others say in their
+//! `errors` what went wrong. Up: [`super::handle`]. Down: the plugin, through [`super::guard`].
 
 use std::sync::Arc;
 
 use metagov_sdk::{
-    Call, Concerns, Error, Finished, PluginDefinition, Webhook,
+    Call, Concerns, Effects, Error, Finished, PluginDefinition, Webhook,
     contract::{Name, Problem, ProblemKind, Tick, WebhookCommand},
 };
 
@@ -15,10 +16,11 @@ use serde_json::Value;
 
 use super::{
     envelope::Envelope,
-    guard::guarded,
+    guard::{Called, guarded},
     handle::{Handlers, Step, platform_events, state_change},
     process::{Answer, advance, or_the_next, unit},
     verdict::Verdict,
+    wait::LONGEST,
 };
 use crate::host::LoadedInstance;
 
@@ -34,11 +36,11 @@ impl Handlers {
         // The plugin's state goes from call to call, and is stored once.
         let mut now_is = (*instance).clone();
         let verified = plugin.verify_webhook(self.call(envelope, &now_is), Arc::clone(&hook));
-        if let Err(error) = guarded(envelope, verified, self.deadline).await.into_finished().result {
+        if let Err(error) = in_time(guarded(envelope, verified, self.deadline).await).result {
             return Ok(self.refused(envelope, error));
         }
         let received = plugin.receive_webhook(self.call(envelope, &now_is), Arc::clone(&hook));
-        let Finished { result, effects } = guarded(envelope, received, self.deadline).await.into_finished();
+        let Finished { result, effects } = in_time(guarded(envelope, received, self.deadline).await);
         if let Err(error) = result {
             return Ok(self.refused(envelope, error));
         }
@@ -57,13 +59,18 @@ impl Handlers {
             }
             None => Vec::new(),
         };
+        let (mut taken, mut failure) = (concerned.is_empty(), None);
         for process in concerned {
             let Some(definition) = plugin.process(process.process.as_str()) else { continue };
             let call = self.call(envelope, &now_is);
             let handling = definition.receive_webhook(call, process.state.clone(), Arc::clone(&hook));
-            let Finished { result, effects } = guarded(envelope, handling, self.deadline).await.into_finished();
+            let Finished { result, effects } = in_time(guarded(envelope, handling, self.deadline).await);
             if let Err(error @ Error::Retry { .. }) = result {
                 return Ok(self.refused(envelope, error));
+            }
+            match &result {
+                Ok(_) => taken = true,
+                Err(error) => failure = failure.or_else(|| Some(Box::new(error.problem().clone()))),
             }
             let now = self.now();
             let label = process.record.id.to_string();
@@ -74,6 +81,9 @@ impl Handlers {
                 events.extend(moved.event.map(|body| envelope.event(&scope, &format!("webhook/{label}"), &body)));
                 changes.push(moved.change);
             }
+        }
+        if let (Some(problem), false) = (failure, taken) {
+            return Ok(Verdict::Reject(problem));
         }
         if now_is.state != instance.state {
             changes.extend(state_change(&instance, now_is.state.as_deref().cloned()));
@@ -96,6 +106,9 @@ impl Handlers {
         if let Err(error) = finished.result {
             let problem = error.problem();
             tracing::warn!(%problem, "the plugin's tick failed; the next one comes");
+            if let Error::Retry { after: Some(after), .. } = error {
+                self.store.put_off_tick(&body.community, body.instance_id, after.min(LONGEST)).await?;
+            }
             return Ok(Verdict::Done);
         }
         let effects = finished.effects;
@@ -142,6 +155,16 @@ impl Handlers {
                 self.again(envelope.attempt, after, &problem).unwrap_or(Verdict::Reject(problem))
             }
         }
+    }
+}
+
+/// What a plugin made of a webhook. One that had no time for it may have some later, for nothing of it is stored yet.
+fn in_time<T>(called: Called<T>) -> Finished<T> {
+    match called {
+        Called::Cut(problem) if problem.kind == ProblemKind::Timeout => {
+            Finished { result: Err(Error::Retry { after: None, problem }), effects: Effects::default() }
+        }
+        called => called.into_finished(),
     }
 }
 

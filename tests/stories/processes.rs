@@ -105,6 +105,17 @@ story! {
         assert!(told.windows(2).all(|pair| pair[0].event.sequence < pair[1].event.sequence));
     }
 
+    async fn a_platform_that_asks_for_time_is_not_polled_before(world: World) {
+        world.with_puppet().await;
+        let tag = format!("patient {}", world.prefix);
+        let script = json!({ "quorum": 9, "tag": tag, "script": ["retry-in6500-ms", "answer"] });
+        let record = World::record(&world.ask(&start(&script)).await);
+        until("it is polled", || puppet::calls(&tag) == 1).await;
+        let asked = std::time::Instant::now();
+        next(world, record.id, "updated").await;
+        assert!(asked.elapsed() > Duration::from_secs(6), "it was polled again after {:?}", asked.elapsed());
+    }
+
     async fn while_no_worker_runs_what_is_due_waits_in_the_database_and_not_in_the_queue(world: World) {
         world.with_puppet().await;
         world.crash().await;

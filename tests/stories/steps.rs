@@ -1,9 +1,9 @@
 //! Steps: what a handler has finished is not done again, whatever becomes of its worker.
 
-use metagov_sdk::contract::{MessageId, ProcessStatus};
+use metagov_sdk::contract::{MessageId, ProcessRecord, ProcessStatus};
 use serde_json::json;
 
-use crate::support::{Command, World, poster, puppet, story, until, world::COMMUNITY};
+use crate::support::{Command, Received, World, poster, puppet, story, until, world::COMMUNITY};
 
 fn start(tag: &str, post: &[&str], pin: &[&str]) -> Command {
     let parameters = json!({ "tag": tag, "post": post, "pin": pin });
@@ -12,6 +12,22 @@ fn start(tag: &str, post: &[&str], pin: &[&str]) -> Command {
 
 async fn with_poster(world: &World) {
     world.with_plugins(&json!([{ "name": "poster", "config": {} }])).await;
+}
+
+/// A notice whose time is over when it is put up.
+async fn closing(world: &World, tag: &str, take_down: &[&str]) -> ProcessRecord {
+    with_poster(world).await;
+    let parameters = json!({ "tag": tag, "take_down": take_down, "is_over": true });
+    let body = json!({ "community": COMMUNITY, "parameters": parameters });
+    World::record(&world.tell("process.poster.notice.start", &body).await)
+}
+
+/// How it ended.
+async fn ended(world: &World, record: &ProcessRecord) -> ProcessRecord {
+    let is = |told: &Received| {
+        told.event.event_type == "org.metagov.process.completed" && told.event.subject == Some(record.id.to_string())
+    };
+    World::record(&world.mail.wait_for(1, "the end", is).await.remove(0))
 }
 
 /// How many steps are kept for this command.
@@ -72,6 +88,27 @@ story! {
         assert_eq!(closed.outcome, json!(format!("{tag} thank #1, {tag} take-down #2")));
     }
 
+    async fn what_the_clock_closes_is_closed_once_however_many_polls_it_takes(world: World) {
+        let tag = format!("over {}", world.prefix);
+        let record = closing(world, &tag, &["retry", "fail", "answer"]).await;
+        let closed = ended(world, &record).await;
+        assert_eq!(closed.outcome, json!(format!("{tag} thank #1, {tag} take-down #3")));
+        let keys = poster::keys(&tag, "take-down");
+        assert!(keys.iter().all(|key| *key == keys[0]), "one key for all its polls: {keys:?}");
+        assert_eq!(world.rows().await[6], 0, "its steps have gone with it");
+    }
+
+    async fn a_closing_by_the_clock_whose_worker_died_goes_on_after_what_it_has_finished(world: World) {
+        let tag = format!("died closing {}", world.prefix);
+        let record = closing(world, &tag, &["hang", "answer"]).await;
+        until("the notice is being taken down", || poster::seen(&tag, "take-down") == 1).await;
+        world.crash().await;
+        world.sql("UPDATE inbox SET lease_until = '2000-01-01 00:00:00+00:00' WHERE status = 'running'").await;
+        world.start_worker().await;
+        let closed = ended(world, &record).await;
+        assert_eq!(closed.outcome, json!(format!("{tag} thank #1, {tag} take-down #2")));
+    }
+
     async fn an_idempotent_action_whose_worker_died_goes_on_too(world: World) {
         with_poster(world).await;
         let tag = format!("died {}", world.prefix);
@@ -127,7 +164,7 @@ story! {
         // So the same key is free, and nothing of the first try counts.
         world.send(&command).await;
         let id = command.id();
-        let started = |r: &crate::support::Received| {
+        let started = |r: &Received| {
             r.event.causationid.as_deref() == Some(&id) && r.event.event_type.ends_with("process.started")
         };
         world.mail.wait_for(1, "the second try", started).await;
@@ -141,7 +178,7 @@ story! {
         command.properties.message_id = None;
         command.properties.correlation_id = Some(tag.clone());
         world.send(&command).await;
-        let is = |r: &crate::support::Received| r.event.correlationid.as_deref() == Some(&tag);
+        let is = |r: &Received| r.event.correlationid.as_deref() == Some(&tag);
         let told = world.mail.wait_for(1, "the outcome", is).await.remove(0);
         assert_eq!(told.event.data["output"], json!(format!("{tag} post #2, {tag} pin #2")));
     }

@@ -1,9 +1,13 @@
 //! Webhooks and ticks: what platforms tell, counted once and never unverified.
 
+use metagov::config;
 use metagov_sdk::contract::ProcessStatus;
 use serde_json::{Value, json};
 
-use crate::support::{Command, Received, World, story, world::COMMUNITY};
+use crate::support::{
+    Command, Received, World, story,
+    world::{COMMUNITY, settings},
+};
 
 /// `{"votes": 2}` in base64.
 const TWO_VOTES: &str = "eyJ2b3RlcyI6IDJ9";
@@ -90,6 +94,42 @@ story! {
         let told = world.ask(&hook(None, &json!([["x-puppet-panic", "now"]]))).await;
         assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/plugin-panicked");
         world.send(&hook(None, &json!([]))).await;
+        let completed = |r: &Received| r.event.event_type == "org.metagov.process.completed";
+        world.mail.wait_for(1, "the vote", completed).await;
+    }
+
+    async fn a_webhook_that_no_process_can_take_is_refused_and_its_next_delivery_counts(world: World) {
+        world.with_puppet().await;
+        let id = ballot(world, &json!({ "quorum": 2, "key": "one" })).await;
+        let mut lost = hook(None, &json!([["x-puppet-lost", "one"]]));
+        let told = world.ask(&lost).await;
+        assert_eq!(told.event.event_type, "org.metagov.command.rejected");
+        assert_eq!(told.event.data["problem"]["detail"], "the puppet lost a ballot");
+        // The same delivery, once its plugin is mended.
+        lost.body = String::from_utf8(lost.body.to_vec()).expect("text").replace("x-puppet-lost", "x-puppet-kept").into();
+        world.send(&lost).await;
+        let completed = |r: &Received| r.event.event_type == "org.metagov.process.completed";
+        assert_eq!(World::record(&world.mail.wait_for(1, "the vote", completed).await.remove(0)).id, id);
+    }
+
+    async fn a_process_that_cannot_take_a_webhook_costs_the_others_nothing(world: World) {
+        world.with_puppet().await;
+        let one = ballot(world, &json!({ "quorum": 9, "key": "one" })).await;
+        let other = ballot(world, &json!({ "quorum": 9, "key": "other" })).await;
+        world.send(&hook(None, &json!([["x-puppet-lost", "one"]]))).await;
+        let updated = |r: &Received| r.event.event_type == "org.metagov.process.updated";
+        let told = world.mail.wait_for(2, "both are told", updated).await;
+        let record = |id| told.iter().map(World::record).find(|record| record.id == id).expect("each is told");
+        assert_eq!(record(other).outcome["votes"], 2);
+        assert_eq!(record(one).errors[0].detail, "the puppet lost a ballot");
+    }
+
+    async fn a_webhook_that_its_plugin_has_no_time_for_comes_again(world: World) {
+        world.stop().await;
+        world.start_worker_with(config::Worker { deadline_seconds: 2, ..settings() }).await;
+        world.with_puppet().await;
+        ballot(world, &json!({ "quorum": 2 })).await;
+        world.send(&hook(None, &json!([["x-puppet-slow", world.prefix]]))).await;
         let completed = |r: &Received| r.event.event_type == "org.metagov.process.completed";
         world.mail.wait_for(1, "the vote", completed).await;
     }

@@ -84,6 +84,7 @@ async fn fickle(cx: &Cx<Poster>, tag: String) -> Result<String> {
 pub(crate) struct Notice {
     tag: String,
     take_down: Vec<Deed>,
+    closes_at: Option<Timestamp>,
 }
 
 /// What is to be posted.
@@ -97,6 +98,9 @@ pub(crate) struct Text {
     /// What comes after the thanks when it is closed.
     #[serde(default)]
     take_down: Vec<Deed>,
+    /// Whether the clock closes it, at once.
+    #[serde(default)]
+    is_over: bool,
 }
 
 impl Process<Poster> for Notice {
@@ -106,12 +110,25 @@ impl Process<Poster> for Notice {
 
     async fn start(cx: &Cx<Poster>, text: Text) -> Result<Started<Self>> {
         let posted = post_and_pin(cx, &text.tag, &text.post, &text.pin).await?;
-        Ok(Started::new(Self { tag: text.tag, take_down: text.take_down }).updated(&posted))
+        let closes_at = text.is_over.then(|| cx.now());
+        Ok(Started::new(Self { tag: text.tag, take_down: text.take_down, closes_at }).updated(&posted))
+    }
+
+    async fn poll(&mut self, _: &Cx<Poster>) -> Result<Progress<String>> {
+        Ok(Progress::Unchanged)
     }
 
     async fn close(&mut self, cx: &Cx<Poster>) -> Result<Progress<String>> {
         let thanks = cx.step("thank", call(cx, &self.tag, "thank", &[])).await?;
         let gone = cx.step("take-down", call(cx, &self.tag, "take-down", &self.take_down)).await?;
         Ok(Progress::Completed(format!("{thanks}, {gone}")))
+    }
+
+    fn closes_at(&self) -> Option<Timestamp> {
+        self.closes_at
+    }
+
+    fn poll_every(&self) -> Option<Duration> {
+        Some(Duration::from_secs(1))
     }
 }

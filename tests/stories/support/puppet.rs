@@ -298,6 +298,7 @@ impl Process<Puppet> for Ballot {
         match deed {
             Deed::Answer => Ok(Progress::Updated(self.tally())),
             Deed::Retry => Err(Error::retry("the puppet is away")),
+            Deed::RetryIn6500Ms => Err(Error::retry_after(Duration::from_millis(6500), "the puppet asks for time")),
             _ => Err(Error::failed("the puppet lost a ballot")),
         }
     }
@@ -305,6 +306,12 @@ impl Process<Puppet> for Ballot {
     async fn receive_webhook(&mut self, cx: &Cx<Puppet>, hook: &Webhook) -> Result<Progress<Tally>> {
         let hooks: u64 = cx.state()?.unwrap_or(0);
         cx.set_state(&(hooks + 1))?;
+        if hook.header("x-puppet-lost").is_some_and(|lost| self.key.as_deref() == Some(lost)) {
+            return Err(Error::failed("the puppet lost a ballot"));
+        }
+        if hook.header("x-puppet-slow").is_some_and(|slow| turn(slow) == 0) {
+            std::future::pending::<()>().await;
+        }
         let vote: u64 = hook.json::<serde_json::Value>()?["votes"].as_u64().unwrap_or(0);
         self.votes += vote;
         Ok(if self.votes >= self.quorum { Progress::Completed(self.tally()) } else { Progress::Updated(self.tally()) })

@@ -258,8 +258,9 @@ impl World {
         let entered = runtime.enter();
         let parts = self.parts(&bus, &store, Vault::new(&[key("k1", 1)]));
         let worker = Worker::new(parts, &settings(), &self.prefix, &plugins, CancellationToken::new());
+        let running = worker.run(CancellationToken::new());
         drop(entered);
-        runtime.spawn(worker.run(CancellationToken::new()));
+        runtime.spawn(running);
         Mortal { runtime: Some(runtime), bus }
     }
 
