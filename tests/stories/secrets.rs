@@ -42,7 +42,7 @@ impl Plugin for Locker {
     type Config = Config;
 
     fn register(plugin: &mut Registrar<Self>) {
-        plugin.action::<Blab>();
+        plugin.action::<Blab>().action::<Tell>().event::<Echo>();
     }
 
     async fn enabled(cx: &Cx<Self>) -> Result<()> {
@@ -61,6 +61,27 @@ impl Plugin for Locker {
 async fn blab(cx: &Cx<Locker>) -> Result<Empty> {
     let keys: Vec<&str> = cx.config().accounts.iter().flat_map(|account| &account.keys).map(Secret::expose).collect();
     Err(Error::failed(format!("GET https://x.example/bot{}/me: bad keys {keys:?}", cx.config().token.expose())))
+}
+
+/// What a platform gives back: with the secrets in it.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Echo {
+    link: String,
+    keys: Vec<String>,
+}
+
+impl PluginEvent for Echo {
+    const TYPE: &'static str = "echo";
+}
+
+/// Succeeds, and tells what its platform gave back.
+#[action(Tell, "tell", effect = "pure")]
+async fn tell(cx: &Cx<Locker>) -> Result<Vec<Echo>> {
+    let keys = || cx.config().accounts.iter().flat_map(|account| &account.keys).map(|key| key.expose().to_owned());
+    let echo =
+        || Echo { link: format!("https://x.example/bot{}/file", cx.config().token.expose()), keys: keys().collect() };
+    cx.emit(&echo())?;
+    Ok(vec![echo()])
 }
 
 /// A config with 20 canaries from this number on.
@@ -126,6 +147,9 @@ story! {
         // What the plugin says in its errors.
         let told = world.tell("action.locker.blab", &json!({ "community": COMMUNITY, "parameters": {} })).await;
         assert!(problem(&told).1.contains(&format!("/bot{MASK}/me")), "{:?}", told.event.data);
+        // And where all went well.
+        let told = world.tell("action.locker.tell", &json!({ "community": COMMUNITY, "parameters": {} })).await;
+        assert_eq!(told.event.data["output"][0]["link"], format!("https://x.example/bot{MASK}/file"));
         let mut refused = config_of_canaries(1020);
         refused["refuse"] = true.into();
         let told = world.tell("plugin.locker.enable", &enable(refused)).await;

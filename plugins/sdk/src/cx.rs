@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::{
     Call, Effects, Error, Finished, HttpClient, Plugin, PluginEvent, Result,
     contract::{CommunitySlug, Initiator, PlatformEvent, Timestamp},
+    definition::Told,
     steps,
 };
 
@@ -50,11 +51,17 @@ impl<P: Plugin> Cx<P> {
 
     /// Closes the context. What was set and emitted counts only where the call succeeded: a failed call has done
     /// nothing, so that trying again cannot do it twice.
-    pub(crate) fn close<T>(self, result: Result<T>) -> Finished<T> {
-        let so_far = self.so_far.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let effects = if result.is_ok() { so_far.effects } else { Effects::default() };
-        let result = result.map_err(|error| self.call.config.hide_in(error));
-        Finished { result, effects }
+    pub(crate) fn close<T: Told>(self, result: Result<T>) -> Finished<T> {
+        let (config, so_far) = (&self.call.config, self.so_far.into_inner().unwrap_or_else(PoisonError::into_inner));
+        match result {
+            Ok(mut answer) => {
+                let mut effects = so_far.effects;
+                answer.hide(config);
+                effects.events.iter_mut().for_each(|event| event.data.hide(config));
+                Finished { result: Ok(answer), effects }
+            }
+            Err(error) => Finished { result: Err(config.hide_in(error)), effects: Effects::default() },
+        }
     }
 
     /// The instance's config.
@@ -104,7 +111,8 @@ impl<P: Plugin> Cx<P> {
     /// this returns, and the next attempt is given it without running `work`. An error is not kept.
     ///
     /// Kept in `keyed`, `idempotent` and `unsafe` actions and where a process is started or closed, if the command has
-    /// a `message_id` to keep it with; elsewhere `work` simply runs. The results go when the command is finished.
+    /// a `message_id` to keep it with; elsewhere `work` simply runs. The results go when the command is finished; where
+    /// the clock closes a process, when that has ended.
     ///
     /// # Errors
     /// What `work` answers. [`Error::Failed`] in a `pure` action; for a name that is not `[a-z0-9][a-z0-9-]{0,62}` or

@@ -43,7 +43,8 @@ pub trait Process<P: Plugin>: Serialize + DeserializeOwned + Send + Sync + 'stat
         async { Ok(Progress::Unchanged) }
     }
 
-    /// A verified webhook that concerns this process arrived while it is open.
+    /// A verified webhook that concerns this process arrived while it is open. Where every process that it concerns
+    /// answers with an error, the webhook is refused and nothing of it is kept; else an error stands in the record.
     fn receive_webhook(
         &mut self,
         cx: &Cx<P>,

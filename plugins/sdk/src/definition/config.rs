@@ -42,14 +42,30 @@ impl LoadedConfig {
     pub(crate) fn hide_in(&self, mut error: Error) -> Error {
         let problem = error.problem_mut();
         let violations = problem.errors.iter_mut().flat_map(|error| [&mut error.message, &mut error.pointer]);
-        for text in std::iter::once(&mut problem.detail).chain(violations) {
-            for secret in &*self.secrets {
-                if text.contains(secret.as_str()) {
-                    *text = text.replace(secret, MASK);
-                }
+        std::iter::once(&mut problem.detail).chain(violations).for_each(|text| self.hide_in_text(text));
+        error
+    }
+
+    /// The same for whatever else a plugin says.
+    pub(crate) fn hide_in_text(&self, text: &mut String) {
+        for secret in &*self.secrets {
+            if text.contains(secret.as_str()) {
+                *text = text.replace(secret, MASK);
             }
         }
-        error
+    }
+
+    /// The same for all texts in this; names of members stay.
+    pub(crate) fn hide_in_value(&self, value: &mut Value) {
+        if self.secrets.is_empty() {
+            return;
+        }
+        match value {
+            Value::String(text) => self.hide_in_text(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.hide_in_value(item)),
+            Value::Object(members) => members.values_mut().for_each(|member| self.hide_in_value(member)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
     }
 
     /// The config as the plugin's own type.

@@ -22,6 +22,7 @@ macro_rules! handling {
 mod action;
 mod config;
 mod process;
+mod told;
 
 use std::{
     any::Any,
@@ -33,8 +34,8 @@ use std::{
 
 use serde_json::Value;
 
-pub(crate) use self::config::without_values;
 pub use self::{action::ActionDefinition, config::LoadedConfig, process::ProcessDefinition};
+pub(crate) use self::{config::without_values, told::Told};
 use crate::{
     Call, Concerns, Error, Handling, Manifest, Plugin, Registrar, RegistrationError, Result, Webhook,
     contract::{Name, Problem, ProblemKind, Violation},
