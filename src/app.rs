@@ -145,9 +145,7 @@ impl App {
             .check("queues", move || std::future::ready(queues.standing().queues))
             .check("database", move || {
                 let store = store.clone();
-                async move {
-                    store.now().await.map(|_| ()).map_err(|error| format!("the database does not answer: {error}"))
-                }
+                async move { store.ping().await.map_err(|error| format!("the database does not answer: {error}")) }
             })
             .check("running", move || {
                 std::future::ready(if stop.is_cancelled() {

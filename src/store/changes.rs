@@ -7,8 +7,8 @@
 
 use metagov_sdk::contract::Timestamp;
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, Iterable, PaginatorTrait,
-    QueryFilter, sea_query::OnConflict,
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, Iterable,
+    PaginatorTrait, QueryFilter, sea_query::OnConflict,
 };
 use uuid::Uuid;
 
@@ -169,6 +169,10 @@ async fn delete_instances(transaction: &DatabaseTransaction, ids: &[Uuid]) -> Re
 }
 
 async fn delete_community(transaction: &DatabaseTransaction, slug: &str) -> Result<(), StoreError> {
+    if transaction.get_database_backend() == DbBackend::Postgres {
+        // However many runs there are: cut off, it would be tried again for ever.
+        transaction.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
+    }
     let of_community = plugin_instances::Column::Community.eq(slug);
     plugin_instances::Entity::delete_many().filter(of_community).exec(transaction).await?;
     processes::Entity::delete_many().filter(processes::Column::Community.eq(slug)).exec(transaction).await?;

@@ -83,6 +83,15 @@ impl Store {
         Ok(Self { connections: Connections::open(settings).await? })
     }
 
+    /// Asks the database for nothing, to see whether it answers.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let reader = self.connections.reader.clone();
+        transaction::bounded(async move { Ok(reader.ping().await?) }).await
+    }
+
     /// What time it is by the database's clock.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ const NAME_IT: &[&str] = &["CommunitySlug", "InboxEntry", "Unit"];
 /// Calls without a community, and why each may be.
 const FOR_THE_WHOLE_SERVICE: &[(&str, &str)] = &[
     ("connect", "opens the database"),
+    ("ping", "asks for nothing"),
     ("now", "asks the clock"),
     ("migrate", "changes the schema, reads no rows"),
     ("pending_migrations", "reads the schema's version"),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use metagov::store::{Committed, Settings, Store, StoreError, Unit};
+use metagov::store::{Change, Committed, Settings, Store, StoreError, Unit};
 use sea_orm::{ConnectionTrait, Statement, TransactionTrait};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -163,6 +163,23 @@ async fn a_row_that_somebody_holds_is_waited_for_and_nothing_is_lost() {
     println!("64 commands on 4 connections, a row held for 6 s: {:?}", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(30), "it took {:?}", began.elapsed());
     assert_eq!(figure(&database, "SELECT COUNT(*) FROM action_runs").await, 64);
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_community_is_deleted_however_long_its_runs_take_to_go() {
+    let database = Database::create(On::Postgres).await;
+    let store = database.store().await;
+    community(&store, "a").await;
+    assert!(matches!(commit(&store, pure("a", "k")).await, Committed::Stored));
+    // As if there were millions of runs: longer than `statement_timeout`.
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
+        $$ BEGIN PERFORM pg_sleep(16); RETURN NULL; END $$; \
+        CREATE TRIGGER slow AFTER DELETE ON action_runs FOR EACH STATEMENT EXECUTE FUNCTION slow()";
+    database.raw().await.execute_unprepared(slow).await.expect("the statements are correct");
+    let delete = changing(vec![Change::DeleteCommunity { slug: slug("a"), expected: 1 }]);
+    let answers = store.commit(vec![delete]).await.expect("nothing is cut off");
+    assert!(matches!(answers[..], [Committed::Stored]), "{answers:?}");
     database.drop().await;
 }
 
