@@ -127,9 +127,7 @@ impl Handlers {
         }
         Ok(verdict)
     }
-}
 
-impl Handlers {
     /// Ends an attempt at what another command goes on with: what is finished stays so, whatever is decided about this
     /// one. Where the attempt was lost meanwhile, that is dropped.
     pub(super) async fn leave(&self, attempt: &Attempt, decided: Step) -> Step {

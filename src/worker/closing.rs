@@ -21,6 +21,7 @@ use super::{
 use crate::store::Process;
 
 impl Handlers {
+    /// Closes a process whose time is over; where that cannot be done now, the next poll goes on.
     pub(super) async fn close_by_the_clock(&self, poll: &Envelope, process: Process, closes_at: Timestamp) -> Step {
         let record = &process.record;
         let (community, id, time) =
@@ -31,7 +32,7 @@ impl Handlers {
         let decided = self.attempt_close_by_the_clock(poll, &closing, process, &attempt).await;
         match decided {
             Ok(Verdict::Commit { ref unit, .. }) if unit.inbox == closing.inbox() => self.end(&attempt, decided).await,
-            // Still open: the next poll goes on.
+            // Still open.
             decided => self.leave(&attempt, decided).await,
         }
     }

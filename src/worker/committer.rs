@@ -138,9 +138,7 @@ async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, trouble: &Trouble, a
                 error
             }
             Err(error) if error.is_passing() => error,
-            Err(error) => {
-                return end_all(open, || Settled::Refused(error.clone()));
-            }
+            Err(error) => return end_all(open, || Settled::Refused(error.clone())),
         };
         trouble.met(&error);
         // What is being committed is not given up half-way: only the wait ends early.

@@ -69,11 +69,13 @@ pub(crate) async fn t02(rig: &mut Rig, size: Size) -> Row {
     sending.done().await;
     let tally = service.settle(&commands, &["action.completed", "action.uncertain"]).await;
     let (extra, uncertain) = (tally.extra_calls, tally.kinds.get("action.uncertain").copied().unwrap_or(0));
+    let listed = service.sql("SELECT COUNT(*) FROM uncertain_runs").await;
     Row::new("T02", format!("{kills} × `kill -9` of one of {WORKERS} workers, one every 2 s, unsafe action"))
         .counts(tally)
         .at_least("kills", kills, 2)
         .exactly("calls repeated", extra, 0)
         .at_most("uncertain", uncertain, kills * CONCURRENCY)
+        .exactly("of them on the operators' list", listed, uncertain)
 }
 
 /// How many calls the platform has seen.

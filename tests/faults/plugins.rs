@@ -25,7 +25,7 @@ const OTHER: &str = "other";
 const SHARE: usize = 75;
 
 /// See above. Who stands in another's way is seen in seconds.
-fn grain(size: Size) -> Duration {
+pub(crate) fn grain(size: Size) -> Duration {
     Duration::from_millis(size.of(25, 100))
 }
 
