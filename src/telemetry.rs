@@ -35,15 +35,19 @@ const QUIET: &str = "lapin=off,sqlx=warn,sea_orm=warn,sea_orm_migration=warn,tok
 /// The filter does not parse.
 #[derive(Debug, Error)]
 #[error("must be a level (error, warn, info, debug, trace) or a list of target=level")]
-pub struct InvalidFilter(#[source] tracing_subscriber::filter::ParseError);
+pub struct InvalidFilter(#[source] Option<tracing_subscriber::filter::ParseError>);
 
 /// Reads a filter; libraries that talk a lot stay at `warn` unless it names them.
 ///
 /// # Errors
 /// [`InvalidFilter`] with what would be right.
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, InvalidFilter> {
+    // The parser counts characters where it cuts bytes, and panics over some that are not ASCII.
+    if !filter.is_ascii() {
+        return Err(InvalidFilter(None));
+    }
     // A later directive for the same target replaces the earlier one.
-    EnvFilter::builder().parse(format!("{QUIET},{filter}")).map_err(InvalidFilter)
+    EnvFilter::builder().parse(format!("{QUIET},{filter}")).map_err(|error| InvalidFilter(Some(error)))
 }
 
 /// Whether stderr may be coloured: it is a terminal, and <https://no-color.org> is not asked for.
