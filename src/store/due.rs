@@ -166,9 +166,7 @@ impl Store {
         })
         .await
     }
-}
 
-impl Store {
     /// Puts off the next look at an open process, for its platform asked for so much time. Never to a time after it
     /// closes, and never to an earlier one than is set.
     ///

@@ -59,7 +59,7 @@ impl Handlers {
             }
             None => Vec::new(),
         };
-        let (mut taken, mut failure) = (concerned.is_empty(), None);
+        let (mut taken, mut failure) = (false, None);
         for process in concerned {
             let Some(definition) = plugin.process(process.process.as_str()) else { continue };
             let call = self.call(envelope, &now_is);
@@ -68,10 +68,7 @@ impl Handlers {
             if let Err(error @ Error::Retry { .. }) = result {
                 return Ok(self.refused(envelope, error));
             }
-            match &result {
-                Ok(_) => taken = true,
-                Err(error) => failure = failure.or_else(|| Some(Box::new(error.problem().clone()))),
-            }
+            let failed = result.as_ref().err().map(|error| Box::new(error.problem().clone()));
             let now = self.now();
             let label = process.record.id.to_string();
             events.extend(platform_events(envelope, plugin.name(), now, effects.events, &label));
@@ -80,7 +77,10 @@ impl Handlers {
                 let scope = envelope.scope(Some(plugin.name()), now);
                 events.extend(moved.event.map(|body| envelope.event(&scope, &format!("webhook/{label}"), &body)));
                 changes.push(moved.change);
+                // Who changes nothing may only have seen that it is not meant.
+                taken |= failed.is_none();
             }
+            failure = failure.or(failed);
         }
         if let (Some(problem), false) = (failure, taken) {
             return Ok(Verdict::Reject(problem));

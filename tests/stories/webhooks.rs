@@ -101,6 +101,8 @@ story! {
     async fn a_webhook_that_no_process_can_take_is_refused_and_its_next_delivery_counts(world: World) {
         world.with_puppet().await;
         let id = ballot(world, &json!({ "quorum": 2, "key": "one" })).await;
+        // It looks at every webhook, and none is for it.
+        ballot(world, &json!({ "quorum": 2, "key": "deaf" })).await;
         let mut lost = hook(None, &json!([["x-puppet-lost", "one"]]));
         let told = world.ask(&lost).await;
         assert_eq!(told.event.event_type, "org.metagov.command.rejected");

@@ -304,6 +304,9 @@ impl Process<Puppet> for Ballot {
     }
 
     async fn receive_webhook(&mut self, cx: &Cx<Puppet>, hook: &Webhook) -> Result<Progress<Tally>> {
+        if self.key.as_deref() == Some("deaf") {
+            return Ok(Progress::Unchanged);
+        }
         let hooks: u64 = cx.state()?.unwrap_or(0);
         cx.set_state(&(hooks + 1))?;
         if hook.header("x-puppet-lost").is_some_and(|lost| self.key.as_deref() == Some(lost)) {
