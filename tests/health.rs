@@ -46,7 +46,7 @@ async fn readyz(address: SocketAddr, what: &str, holds: impl Fn(u16, &Value) -> 
         if holds(status, &report) {
             return report;
         }
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {status} {report}");
+        assert!(begun.elapsed() < Duration::from_mins(2), "{what}: {status} {report}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -180,7 +180,7 @@ async fn listening(address: SocketAddr) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), listens).await.expect("it listens");
+    tokio::time::timeout(Duration::from_mins(2), listens).await.expect("it listens");
 }
 
 /// Removes what the role has declared.

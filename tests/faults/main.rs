@@ -1,7 +1,8 @@
 //! The fault rig: breaks things on purpose, and counts.
 //!
 //! `tests/faults/README.md` says what it is and shows what it measured; `rig.rs` says how a scenario is written. In the
-//! sizes of CI it is one of the workspace's tests; `tests/run --faults` runs it in full.
+//! sizes of CI it is one of the workspace's tests, and counts decide; `tests/run --faults` runs it in full, and judges
+//! times as well.
 
 mod book;
 mod broker;
@@ -218,7 +219,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         rig.prepare(seed, scenario.id, rows.last().is_none_or(Row::passed)).await;
         let running = AssertUnwindSafe(timeout(LONGEST, (scenario.run)(&mut rig, size))).catch_unwind();
         let row = match running.await {
-            Ok(Ok(row)) => row,
+            Ok(Ok(row)) => row.judged_in(size),
             Ok(Err(_)) => Row::new(scenario.id, scenario.what).holds("came to an end", false),
             // What it was has been printed when it happened.
             Err(_) => Row::new(scenario.id, scenario.what).holds("ran through without a panic", false),

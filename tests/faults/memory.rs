@@ -13,7 +13,7 @@ use crate::{
     dead::convicted,
     double::DOUBLE,
     driver::{Command, quantile},
-    plugins::grain,
+    plugins::GRAIN,
     rig::{COMMUNITY, Rig, Service, Setup, Size, command},
     table::Row,
     workers::{MEMORY, Role},
@@ -126,9 +126,5 @@ pub(crate) async fn t34(rig: &mut Rig, size: Size) -> Row {
         .exactly("others dead-lettered", other_letters, 0)
         .exactly("calls repeated for the neighbour", repeated, 0)
         .note("p99 of the neighbour alone", format!("{solo:.1?}"));
-    match size {
-        Size::Full => row.within("p99 of the neighbour", p99(&neighbours), solo * 2 + grain(size)),
-        // Of two hundred, beside a debug build that dies and begins again, it is the second.
-        Size::Ci => row.note("p99 of the neighbour", format!("{:.1?}", p99(&neighbours))),
-    }
+    row.within("p99 of the neighbour", p99(&neighbours), solo * 2 + GRAIN)
 }

@@ -1,7 +1,7 @@
 //! Plugins that crash, hang and panic, and communities that are slow or many: what one does, the others hardly notice.
 //!
-//! Where a figure is a multiple of an undisturbed one, [`grain`] is added: on two cores, with the servers beside it, one turn
-//! of the scheduler or one write to the disk moves the worst few. In CI a p99 is the second of them all.
+//! Where a figure is a multiple of an undisturbed one, [`GRAIN`] is added: on two cores, with the servers beside it, one turn
+//! of the scheduler or one write to the disk moves the worst few.
 
 use std::time::Duration;
 
@@ -24,10 +24,8 @@ const OTHER: &str = "other";
 /// What `worker.community_share` is by default, of a hundred.
 const SHARE: usize = 75;
 
-/// See above. Who stands in another's way is seen in seconds.
-pub(crate) fn grain(size: Size) -> Duration {
-    Duration::from_millis(size.of(25, 100))
-}
+/// See above.
+pub(crate) const GRAIN: Duration = Duration::from_millis(25);
 
 fn setup(concurrency: usize, deadline: usize) -> Setup {
     let settings =
@@ -136,7 +134,7 @@ pub(crate) async fn t33(rig: &mut Rig, size: Size) -> Row {
         .within("slowest outcome", slowest, LIMIT + Duration::from_secs(1))
         .exactly("blocked threads in the log", told, rounds)
         .note("p99 of the others alone", format!("{solo:.1?}"))
-        .within("p99 of the others", p99(&service, &neighbours), solo * 2 + grain(size))
+        .within("p99 of the others", p99(&service, &neighbours), solo * 2 + GRAIN)
 }
 
 /// Starts a worker wherever one has died, as a supervisor does, until everything is answered, or until so many have died
@@ -227,5 +225,5 @@ pub(crate) async fn t36(rig: &mut Rig, size: Size) -> Row {
         .at_least("handlers of the slow one at its best", most, cap / 2)
         .at_least("of it open when the neighbour was through", open, 1)
         .note("p99 of the neighbour alone", format!("{solo:.1?}"))
-        .within("p99 of the neighbour", p99(&service, &neighbours), solo * 3 / 2 + grain(size))
+        .within("p99 of the neighbour", p99(&service, &neighbours), solo * 3 / 2 + GRAIN)
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf, time::Duration};
 
-use crate::checker::Tally;
+use crate::{checker::Tally, rig::Size};
 
 /// What a scenario found.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ struct Figure {
     value: String,
     limit: String,
     kept: bool,
+    /// Whether it is a time: whatever else the machine does is in it.
+    timed: bool,
 }
 
 impl Row {
@@ -63,12 +65,21 @@ impl Row {
         self
     }
 
-    /// A time that must not be longer; `None` is for ever.
+    /// A time that must not be longer, judged in full size; `None` is for ever, and too long in any size.
     pub(crate) fn within(mut self, name: &str, value: impl Into<Option<Duration>>, limit: Duration) -> Self {
         let value = value.into();
         let shown = value.map_or_else(|| "never".to_owned(), |value| format!("{value:.2?}"));
         let kept = value.is_some_and(|value| value <= limit);
-        self.figures.push(Figure::new(name, shown, format!("≤ {limit:?}"), kept));
+        self.figures
+            .push(Figure { timed: value.is_some(), ..Figure::new(name, shown, format!("≤ {limit:?}"), kept) });
+        self
+    }
+
+    /// In the sizes of CI counts decide: a time has no limit there, and is only told.
+    pub(crate) fn judged_in(mut self, size: Size) -> Self {
+        for figure in self.figures.iter_mut().filter(|figure| figure.timed && size == Size::Ci) {
+            (figure.limit, figure.kept) = ("–".to_owned(), true);
+        }
         self
     }
 
@@ -122,7 +133,7 @@ impl Row {
 
 impl Figure {
     fn new(name: &str, value: String, limit: String, kept: bool) -> Self {
-        Self { name: name.to_owned(), value, limit, kept }
+        Self { name: name.to_owned(), value, limit, kept, timed: false }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Opening a database, and writing to it from many sides.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metagov::store::{Begun, Change, Committed, Selection, Settings, Store, StoreError};
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -53,13 +53,11 @@ async fn writers_on_all_sides_never_fail(database: &Database) {
             }
         })
     });
-    let started = Instant::now();
     for writer in futures::future::join_all(writers).await {
         writer.expect("no writer fails");
     }
     let instance = stores[0].instance(&slug("a"), id).await.expect("the database answers").expect("it is there");
     assert_eq!(instance.state, Some(json!(WRITERS * EACH)));
-    assert!(started.elapsed() < Duration::from_mins(1));
 }
 
 /// As where two programs are started at once on a new machine.

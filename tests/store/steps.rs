@@ -128,7 +128,7 @@ async fn steps_and_commits_of_the_same_keys_do_not_block_each_other(database: &D
             unit
         });
         let both = futures::future::join(futures::future::join_all(saves), store.commit(units.collect()));
-        let (_, committed) = tokio::time::timeout(Duration::from_secs(30), both).await.expect("nobody waits for ever");
+        let (_, committed) = tokio::time::timeout(Duration::from_mins(2), both).await.expect("nobody waits for ever");
         let committed = committed.expect("the database answers");
         assert!(committed.iter().all(|committed| matches!(committed, Committed::Stored)), "{committed:?}");
         for n in 0..keys.len() {

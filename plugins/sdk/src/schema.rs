@@ -443,7 +443,8 @@ mod tests {
         let begun = std::time::Instant::now();
         assert_eq!(evil.violations(&text, "/text")[0].keyword, "pattern");
         println!("50 kB against ^(a+)+$: {:?}", begun.elapsed());
-        assert!(begun.elapsed() < std::time::Duration::from_millis(500), "{:?}", begun.elapsed());
+        // An engine that goes back would not come to an end.
+        assert!(begun.elapsed() < std::time::Duration::from_mins(1), "{:?}", begun.elapsed());
         for backtracking in ["(a)\\1", "(?=a)b"] {
             assert!(Schema::compile(json!({"pattern": backtracking}), Unknown::AsDeclared).is_err(), "{backtracking}");
         }
