@@ -2,8 +2,9 @@
 //!
 //! A transaction for each command costs four times what a batch costs, so the statements here are for all units at
 //! once, and their number does not grow with the units that only add rows. Locks are taken in one order: keys,
-//! communities, instances, processes, each sorted. A unit that fails its checks is left out; where a statement fails,
-//! the whole is rolled back and the units go in one by one, so that one bad row never sinks its batch.
+//! communities, instances, processes, each sorted. Units that changed the same rows one after another are a group, which
+//! is written whole or not at all. A unit that fails its checks is left out, with its group; where a statement fails, the
+//! whole is rolled back and the groups go in one by one, so that one bad row never sinks its batch.
 //!
 //! Up: the worker's committer. Down: [`super::inbox`], [`super::locks`], [`super::changes`], [`super::runs`],
 //! [`super::uncertain`], [`super::outbox`].
@@ -18,36 +19,51 @@ use super::{Committed, Store, StoreError, Unit, changes, inbox, locks, outbox, r
 const TRIES: usize = 2;
 
 impl Store {
-    /// Writes the units in one transaction; the answers are in the order of the units.
-    ///
-    /// Of two units with the same key, the second is answered from what the first has written.
+    /// Writes the units in one transaction, each by itself; the answers are in the order of the units.
     ///
     /// # Errors
-    /// Passing trouble of the database that concerns them all: commit the same units again. Units that were written
-    /// after all are then [`Committed::Repeated`].
+    /// As [`Self::commit_groups`].
     pub async fn commit(&self, units: Vec<Unit>) -> Result<Vec<Committed>, StoreError> {
-        let mut answers: Vec<(usize, Committed)> = Vec::with_capacity(units.len());
-        let mut waiting: Vec<(usize, Unit)> = units.into_iter().enumerate().collect();
+        let groups = units.into_iter().map(|unit| vec![unit]).collect();
+        Ok(self.commit_groups(groups).await?.into_iter().flatten().collect())
+    }
+
+    /// Writes groups of units in one transaction; the answers are in the order of the groups and their units.
+    ///
+    /// The units of a group are written together or not at all. Where one of them cannot be written it gets its own
+    /// answer, and the others are [`Committed::Stale`]: they were made from what that one has made. No two units of a
+    /// group may have one key. Of two groups with the same key, the second is answered from what the first has written.
+    ///
+    /// # Errors
+    /// Passing trouble of the database that concerns them all: commit the same groups again. Units that were written
+    /// after all are then [`Committed::Repeated`].
+    pub async fn commit_groups(&self, groups: Vec<Vec<Unit>>) -> Result<Vec<Vec<Committed>>, StoreError> {
+        let mut answers: Vec<(usize, Vec<Committed>)> = Vec::with_capacity(groups.len());
+        let mut waiting: Numbered = groups.into_iter().enumerate().collect();
         while !waiting.is_empty() {
             let (indices, round, later) = first_of_each_key(waiting);
-            answers.extend(indices.into_iter().zip(self.commit_distinct(round.into()).await?));
+            answers.extend(indices.into_iter().zip(self.commit_distinct(round).await?));
             waiting = later;
         }
         answers.sort_unstable_by_key(|(index, _)| *index);
         Ok(answers.into_iter().map(|(_, answer)| answer).collect())
     }
 
-    async fn commit_distinct(&self, units: Arc<[Unit]>) -> Result<Vec<Committed>, StoreError> {
-        match self.write(&units, 0..units.len()).await {
+    async fn commit_distinct(&self, groups: Vec<Vec<Unit>>) -> Result<Vec<Vec<Committed>>, StoreError> {
+        let sizes: Arc<[usize]> = groups.iter().map(Vec::len).collect();
+        let units: Arc<[Unit]> = groups.into_iter().flatten().collect();
+        match self.write(&units, 0..units.len(), Arc::clone(&sizes)).await {
             Err(error) if error.may_be_one_unit() => {}
-            all_or_none => return all_or_none,
+            all_or_none => return Ok(in_groups(all_or_none?, &sizes)),
         }
-        let mut answers = Vec::with_capacity(units.len());
-        for index in 0..units.len() {
-            let answer = self.commit_alone(&units, index).await;
-            if let Committed::Refused(error @ StoreError::Unavailable(_)) = &answer {
+        let mut answers = Vec::with_capacity(sizes.len());
+        let mut first = 0;
+        for (index, size) in sizes.iter().enumerate() {
+            let answer = self.commit_alone(&units, first..first + size).await;
+            first += size;
+            if let Some(Committed::Refused(error @ StoreError::Unavailable(_))) = answer.first() {
                 // The database went away in the middle: what is written is written, the rest need not be tried.
-                answers.resize(units.len(), Committed::Refused(error.clone()));
+                answers.extend(sizes[index..].iter().map(|size| vec![Committed::Refused(error.clone()); *size]));
                 break;
             }
             answers.push(answer);
@@ -55,38 +71,51 @@ impl Store {
         Ok(answers)
     }
 
-    async fn commit_alone(&self, units: &Arc<[Unit]>, index: usize) -> Committed {
+    async fn commit_alone(&self, units: &Arc<[Unit]>, group: Range<usize>) -> Vec<Committed> {
+        let size = group.len();
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.write(units, index..index + 1).await {
+            match self.write(units, group.clone(), [size].into()).await {
                 Err(StoreError::Contended(_)) if tries < TRIES => {}
-                Err(StoreError::Constraint(_)) => return Committed::Stale,
-                Err(error) => return Committed::Refused(error),
-                Ok(mut answers) => return answers.remove(0),
+                Err(StoreError::Constraint(_)) => return vec![Committed::Stale; size],
+                Err(error) => return vec![Committed::Refused(error); size],
+                Ok(answers) => return answers,
             }
         }
     }
 
-    async fn write(&self, units: &Arc<[Unit]>, range: Range<usize>) -> Result<Vec<Committed>, StoreError> {
+    async fn write(
+        &self,
+        units: &Arc<[Unit]>,
+        range: Range<usize>,
+        sizes: Arc<[usize]>,
+    ) -> Result<Vec<Committed>, StoreError> {
         let units = Arc::clone(units);
         self.transaction(move |transaction| {
             Box::pin(async move {
                 let units = &units[range];
-                write(transaction, units).await
+                write(transaction, units, &sizes).await
             })
         })
         .await
     }
 }
 
-async fn write(transaction: &DatabaseTransaction, units: &[Unit]) -> Result<Vec<Committed>, StoreError> {
+/// Writes units that lie in groups of these sizes, one after another.
+async fn write(
+    transaction: &DatabaseTransaction,
+    units: &[Unit],
+    sizes: &[usize],
+) -> Result<Vec<Committed>, StoreError> {
     let mut verdicts: Vec<Option<Committed>> = vec![None; units.len()];
     inbox::insert(transaction, units, &mut verdicts).await?;
     inbox::check_fences(transaction, units, &mut verdicts).await?;
 
     let has_key: Vec<bool> = verdicts.iter().map(Option::is_none).collect();
+    all_or_none(&mut verdicts, sizes);
     let rows = locks::lock(transaction, units, &mut verdicts).await?;
+    all_or_none(&mut verdicts, sizes);
     let mut left_out = Vec::new();
     let mut live = Vec::with_capacity(units.len());
     for ((unit, verdict), has_key) in units.iter().zip(&verdicts).zip(has_key) {
@@ -106,20 +135,40 @@ async fn write(transaction: &DatabaseTransaction, units: &[Unit]) -> Result<Vec<
     Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or(Committed::Stored)).collect())
 }
 
-type Numbered = Vec<(usize, Unit)>;
+/// Where a unit of a group is not written, the others have seen what will never be.
+fn all_or_none(verdicts: &mut [Option<Committed>], sizes: &[usize]) {
+    let mut rest = verdicts;
+    for size in sizes {
+        let (group, others) = rest.split_at_mut(*size);
+        if group.iter().any(Option::is_some) {
+            for verdict in group {
+                verdict.get_or_insert(Committed::Stale);
+            }
+        }
+        rest = others;
+    }
+}
 
-/// Parts the units into those with a key of their own and those whose key an earlier one has.
-fn first_of_each_key(units: Numbered) -> (Vec<usize>, Vec<Unit>, Numbered) {
-    let mut seen = HashSet::with_capacity(units.len());
+fn in_groups(answers: Vec<Committed>, sizes: &[usize]) -> Vec<Vec<Committed>> {
+    let mut answers = answers.into_iter();
+    sizes.iter().map(|size| answers.by_ref().take(*size).collect()).collect()
+}
+
+type Numbered = Vec<(usize, Vec<Unit>)>;
+
+/// Separates the groups whose keys are their own from those with a key that an earlier group has.
+fn first_of_each_key(groups: Numbered) -> (Vec<usize>, Vec<Vec<Unit>>, Numbered) {
+    let mut seen = HashSet::with_capacity(groups.len());
     let (mut indices, mut first, mut later) =
-        (Vec::with_capacity(units.len()), Vec::with_capacity(units.len()), vec![]);
-    for (index, unit) in units {
-        let entry = unit.inbox.as_ref();
-        if entry.is_none_or(|entry| seen.insert((entry.community.clone(), entry.message_id.clone()))) {
-            indices.push(index);
-            first.push(unit);
+        (Vec::with_capacity(groups.len()), Vec::with_capacity(groups.len()), vec![]);
+    for (index, group) in groups {
+        let keys = || group.iter().filter_map(|unit| unit.inbox.as_ref());
+        if keys().any(|entry| seen.contains(&(entry.community.clone(), entry.message_id.clone()))) {
+            later.push((index, group));
         } else {
-            later.push((index, unit));
+            seen.extend(keys().map(|entry| (entry.community.clone(), entry.message_id.clone())));
+            indices.push(index);
+            first.push(group);
         }
     }
     (indices, first, later)

@@ -45,10 +45,13 @@ pub(super) enum Settled {
     Closed,
 }
 
+/// What one command wants written, with whom it answers.
+pub(super) type Part = (Unit, Arc<Envelope>);
+
+/// Parts that are written together or not at all.
 struct Work {
-    unit: Unit,
-    envelope: Arc<Envelope>,
-    done: oneshot::Sender<Settled>,
+    group: Vec<Part>,
+    done: oneshot::Sender<Vec<Settled>>,
 }
 
 /// The way in: cheap to clone, shared by every handler.
@@ -104,11 +107,18 @@ impl Committer {
 
     /// Stores a unit and publishes its events; comes back when the broker has confirmed them.
     pub(super) async fn commit(&self, unit: Unit, envelope: Arc<Envelope>) -> Settled {
+        let mut settled = self.commit_group(vec![(unit, envelope)]).await;
+        settled.pop().unwrap_or(Settled::Closed)
+    }
+
+    /// The same for units that are written together or not at all. Where one of them cannot be written, the others are
+    /// [`Settled::Stale`]. There are no answers where the worker goes down.
+    pub(super) async fn commit_group(&self, group: Vec<Part>) -> Vec<Settled> {
         let (done, settled) = oneshot::channel();
-        if self.work.send(Work { unit, envelope, done }).await.is_err() {
-            return Settled::Closed;
+        if self.work.send(Work { group, done }).await.is_err() {
+            return Vec::new();
         }
-        settled.await.unwrap_or(Settled::Closed)
+        settled.await.unwrap_or_default()
     }
 }
 
@@ -119,16 +129,17 @@ async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, trouble: &Trouble, a
     metrics::histogram!(measures::COMMIT_BATCH).record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
     let (mut open, mut patience) = (batch, Patience::new());
     loop {
-        let error = match store.commit(open.iter().map(|work| work.unit.clone()).collect()).await {
+        let groups = open.iter().map(|work| work.group.iter().map(|(unit, _)| unit.clone()).collect()).collect();
+        let error = match store.commit_groups(groups).await {
             Ok(committed) => {
                 let (mut settled, mut left, mut away) = (Vec::with_capacity(open.len()), Vec::new(), None);
                 for (work, committed) in open.into_iter().zip(committed) {
-                    match committed {
-                        Committed::Refused(error) if error.is_passing() => {
-                            away = Some(error);
+                    match committed.first() {
+                        Some(Committed::Refused(error)) if error.is_passing() => {
+                            away = Some(error.clone());
                             left.push(work);
                         }
-                        committed => settled.push((work, committed)),
+                        _ => settled.push((work, committed)),
                     }
                 }
                 metrics::histogram!(measures::COMMIT_SECONDS).record(begun.elapsed());
@@ -150,7 +161,7 @@ async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, trouble: &Trouble, a
 }
 
 impl Work {
-    fn end(self, settled: Settled) {
+    fn end(self, settled: Vec<Settled>) {
         // An error is a handler that has gone.
         let _ = self.done.send(settled);
     }
@@ -158,32 +169,37 @@ impl Work {
 
 fn end_all(works: Vec<Work>, settled: impl Fn() -> Settled) {
     for work in works {
-        work.end(settled());
+        let settled = work.group.iter().map(|_| settled()).collect();
+        work.end(settled);
     }
 }
 
 /// Publishes the events of what is stored, then says so.
-async fn tell(store: &Store, bus: &Bus, committed: Vec<(Work, Committed)>, abort: &CancellationToken) {
+async fn tell(store: &Store, bus: &Bus, committed: Vec<(Work, Vec<Committed>)>, abort: &CancellationToken) {
     failpoint!("worker::committed");
     let mut outgoing = Vec::new();
     let mut marks = Vec::new();
     let mut settled = Vec::with_capacity(committed.len());
     for (mut work, committed) in committed {
-        let (outcome, events) = match committed {
-            Committed::Stored => (Settled::Published, std::mem::take(&mut work.unit.events)),
-            Committed::Repeated(events) => (Settled::Repeated, events),
-            Committed::Conflict => (Settled::Conflict, Vec::new()),
-            Committed::InFlight => (Settled::InFlight, Vec::new()),
-            // After a lost fence, whoever took over has the word; running again finds out what they say.
-            Committed::Stale | Committed::LostFence => (Settled::Stale, Vec::new()),
-            Committed::Refused(error) => (Settled::Refused(error), Vec::new()),
-        };
-        prepare(&events, &work.envelope, &mut outgoing, &mut marks);
-        settled.push((outcome, work));
+        let mut outcomes = Vec::with_capacity(committed.len());
+        for ((unit, envelope), committed) in work.group.iter_mut().zip(committed) {
+            let (outcome, events) = match committed {
+                Committed::Stored => (Settled::Published, std::mem::take(&mut unit.events)),
+                Committed::Repeated(events) => (Settled::Repeated, events),
+                Committed::Conflict => (Settled::Conflict, Vec::new()),
+                Committed::InFlight => (Settled::InFlight, Vec::new()),
+                // After a lost fence, whoever took over has the word; running again finds out what they say.
+                Committed::Stale | Committed::LostFence => (Settled::Stale, Vec::new()),
+                Committed::Refused(error) => (Settled::Refused(error), Vec::new()),
+            };
+            prepare(&events, envelope, &mut outgoing, &mut marks);
+            outcomes.push(outcome);
+        }
+        settled.push((outcomes, work));
     }
     let published = publish(store, bus, outgoing, marks, abort).await;
-    for (outcome, work) in settled {
-        work.end(if published { outcome } else { Settled::Closed });
+    for (outcomes, work) in settled {
+        work.end(if published { outcomes } else { Vec::new() });
     }
 }
 

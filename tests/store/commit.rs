@@ -34,6 +34,10 @@ on_both!(
     a_lost_fence_writes_nothing,
     a_batch_larger_than_one_statement_is_stored_whole,
     a_commit_that_nobody_waits_for_is_still_whole,
+    a_group_is_written_whole_with_one_change_of_the_row_that_its_commands_share,
+    of_a_group_with_one_unit_that_cannot_be_written_nothing_is,
+    a_group_with_the_key_of_an_earlier_group_is_answered_after_it,
+    a_group_that_breaks_a_constraint_does_not_sink_its_batch,
 );
 
 async fn commit_one(store: &Store, unit: Unit) -> Committed {
@@ -368,4 +372,74 @@ async fn a_database_that_is_away_is_passing_trouble() {
     let settings = metagov::store::Settings { url: "postgres://nobody@127.0.0.1:1/nothing".into(), max_connections: 1 };
     let error = Store::connect(&settings).await.expect_err("nobody listens there");
     assert!(matches!(error, StoreError::Unavailable(_)) && error.is_passing(), "{error}");
+}
+
+fn answers_of(groups: &[Vec<Committed>]) -> Vec<Vec<&'static str>> {
+    let word = |committed: &Committed| match committed {
+        Committed::Stored => "stored",
+        Committed::Repeated(_) => "repeated",
+        Committed::Conflict => "conflict",
+        Committed::Stale => "stale",
+        Committed::InFlight => "in flight",
+        Committed::LostFence => "lost fence",
+        Committed::Refused(_) => "refused",
+    };
+    groups.iter().map(|group| group.iter().map(word).collect()).collect()
+}
+
+async fn keys_of(store: &Store, keys: &[&str]) -> Vec<bool> {
+    let seen =
+        keys.iter().map(async |key| store.seen(&slug("a"), &message_id(key)).await.expect("it answers").is_some());
+    futures::future::join_all(seen).await
+}
+
+async fn a_group_is_written_whole_with_one_change_of_the_row_that_its_commands_share(database: &Database) {
+    let store = database.store().await;
+    let instance = community(&store, "a").await.id;
+    let first = process("a", instance, chrono::Utc::now());
+    commit_one(&store, changing(vec![insert(&first)])).await;
+    let last = Unit { changes: vec![update(&moved_on(&first), 1)], ..pure("a", "k3") };
+    let group = vec![pure("a", "k1"), pure("a", "k2"), last];
+    let answers = store.commit_groups(vec![group, vec![pure("a", "k4")]]).await.expect("the database answers");
+    assert_eq!(answers_of(&answers), [vec!["stored"; 3], vec!["stored"]]);
+    let stored = store.process(&slug("a"), first.record.id).await.expect("the database answers").expect("it is there");
+    assert_eq!(stored.record.version, 2);
+}
+
+async fn of_a_group_with_one_unit_that_cannot_be_written_nothing_is(database: &Database) {
+    let store = database.store().await;
+    let instance = community(&store, "a").await.id;
+    let first = process("a", instance, chrono::Utc::now());
+    commit_one(&store, changing(vec![insert(&first)])).await;
+    commit_one(&store, pure("a", "before")).await;
+    let changed = |key: &str, expected| Unit { changes: vec![update(&moved_on(&first), expected)], ..pure("a", key) };
+
+    let repeated = vec![pure("a", "k1"), pure("a", "before"), changed("k2", 1)];
+    let late = vec![pure("a", "k3"), changed("k4", 7)];
+    let answers = store.commit_groups(vec![repeated, late, vec![pure("a", "k5")]]).await.expect("the database answers");
+    assert_eq!(answers_of(&answers), [vec!["stale", "repeated", "stale"], vec!["stale", "stale"], vec!["stored"]]);
+    assert_eq!(keys_of(&store, &["k1", "k2", "k3", "k4", "k5"]).await, [false, false, false, false, true]);
+    let stored = store.process(&slug("a"), first.record.id).await.expect("the database answers").expect("it is there");
+    assert_eq!(stored.record.version, 1, "the row is as it was");
+}
+
+async fn a_group_with_the_key_of_an_earlier_group_is_answered_after_it(database: &Database) {
+    let store = database.store().await;
+    let groups = vec![vec![pure("a", "k1")], vec![pure("a", "k2"), pure("a", "k1")], vec![pure("a", "k3")]];
+    let answers = store.commit_groups(groups).await.expect("the database answers");
+    assert_eq!(answers_of(&answers), [vec!["stored"], vec!["stale", "repeated"], vec!["stored"]]);
+    assert_eq!(keys_of(&store, &["k1", "k2", "k3"]).await, [true, false, true]);
+}
+
+async fn a_group_that_breaks_a_constraint_does_not_sink_its_batch(database: &Database) {
+    let store = database.store().await;
+    let instance = community(&store, "a").await.id;
+    let fine = process("a", instance, chrono::Utc::now());
+    // The plugin is enabled already.
+    let second = Change::InsertInstance(new_instance("a", None));
+    let bad = vec![pure("a", "k1"), Unit { changes: vec![second], ..pure("a", "k2") }];
+    let good = vec![pure("a", "k3"), Unit { changes: vec![insert(&fine)], ..pure("a", "k4") }];
+    let answers = store.commit_groups(vec![bad, good]).await.expect("the database answers");
+    assert_eq!(answers_of(&answers), [vec!["stale", "stale"], vec!["stored", "stored"]]);
+    assert_eq!(keys_of(&store, &["k1", "k2", "k3", "k4"]).await, [false, false, true, true]);
 }
