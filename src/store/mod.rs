@@ -24,6 +24,7 @@ mod keys;
 mod locks;
 mod migrate;
 mod outbox;
+mod overdue;
 mod processes;
 mod runs;
 mod steps;

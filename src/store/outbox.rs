@@ -1,18 +1,16 @@
 //! The outbox: every event, written with the state that it describes, published afterwards.
 //!
-//! The body is kept byte for byte, so that a repetition is the same event. A row that stays unmarked is published by a
-//! sweeper; a marked one can be replayed
-//! ([`super::history`]). Up: [`super::commit`], which writes rows. Down: the table `outbox`, and
+//! The body is kept byte for byte, so that a repetition is the same event. A row that stays unmarked is published by the
+//! relay ([`super::overdue`]); a marked one can be replayed ([`super::history`]). Up: [`super::commit`], which writes rows. Down: the table `outbox`, and
 //! whoever publishes.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use metagov_sdk::contract::CommunitySlug;
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait,
-    sea_query::{LockBehavior, LockType, OnConflict},
+    ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
+    sea_query::OnConflict,
 };
 use uuid::Uuid;
 
@@ -21,12 +19,8 @@ use super::{
     communities::word,
     entity::outbox::{ActiveModel, Column, Entity, Model},
     keys,
-    stranded::SLACK,
     transaction::bounded,
 };
-
-/// How long an event that the sweeper took is its own.
-const SWEEP_LEASE: Duration = Duration::from_secs(30);
 
 /// An event as it is stored and published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +56,7 @@ impl Store {
     /// queue is bound for it.
     ///
     /// # Errors
-    /// Of the database. The events are then published once more by the sweeper, under the same ids.
+    /// Of the database. The events are then published once more by the relay, under the same ids.
     pub async fn mark_published(&self, events: &[(Uuid, bool)]) -> Result<(), StoreError> {
         if events.is_empty() {
             return Ok(());
@@ -80,63 +74,6 @@ impl Store {
         bounded(async move {
             update.exec(&writer).await?;
             Ok(())
-        })
-        .await
-    }
-
-    /// Takes the oldest events that were committed at least `older_than` ago and are not marked as published. They are
-    /// ours for half a minute, so that two sweepers do not publish the same.
-    ///
-    /// # Errors
-    /// Of the database.
-    pub async fn unpublished(&self, older_than: Duration, limit: u64) -> Result<Vec<OutboxEvent>, StoreError> {
-        self.transaction(move |transaction| {
-            Box::pin(async move {
-                let backend = transaction.get_database_backend();
-                let now = clock::read(transaction).await?;
-                let old_enough = clock::earlier(now, older_than);
-                // The other halves are for a clock that has jumped back behind what it wrote.
-                let free = Condition::any()
-                    .add(Column::ClaimedUntil.is_null())
-                    .add(Column::ClaimedUntil.lt(now))
-                    .add(Column::ClaimedUntil.gt(clock::later(now, SWEEP_LEASE + SLACK)));
-                let old_enough = Condition::any()
-                    .add(Column::CreatedAt.lte(old_enough))
-                    .add(Column::CreatedAt.gt(clock::later(now, SLACK)));
-                let oldest = Entity::find()
-                    .select_only()
-                    .column(Column::Id)
-                    .filter(Column::PublishedAt.is_null())
-                    .filter(old_enough)
-                    .filter(free)
-                    .order_by_asc(Column::CreatedAt)
-                    .order_by_asc(Column::Position)
-                    .limit(limit)
-                    .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
-                let mut rows = Entity::update_many()
-                    .col_expr(Column::ClaimedUntil, clock::after(backend, SWEEP_LEASE))
-                    .filter(Column::Id.in_subquery(oldest.into_query()))
-                    .exec_with_returning(transaction)
-                    .await?;
-                rows.sort_by_key(|row| (row.created_at, row.position));
-                rows.into_iter().map(OutboxEvent::from_row).collect()
-            })
-        })
-        .await
-    }
-
-    /// How many events were committed at least `older_than` ago and are not marked as published.
-    ///
-    /// # Errors
-    /// Of the database.
-    pub async fn overdue(&self, older_than: Duration) -> Result<u64, StoreError> {
-        let reader = self.connections.reader.clone();
-        bounded(async move {
-            let now = clock::read(&reader).await?;
-            let overdue = Entity::find()
-                .filter(Column::PublishedAt.is_null())
-                .filter(Column::CreatedAt.lte(clock::earlier(now, older_than)));
-            Ok(overdue.count(&reader).await?)
         })
         .await
     }
@@ -187,6 +124,7 @@ pub(super) async fn insert(transaction: &DatabaseTransaction, units: &[&Unit]) -
             unrouted: NotSet,
             published_at: NotSet,
             claimed_until: NotSet,
+            refusals: NotSet,
             created_at: created_at.clone(),
         })
         .collect();

@@ -11,16 +11,17 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
     answer::{message_of_stored, to_events, to_reply},
     envelope::Envelope,
+    marking::Marks,
     patience::Patience,
     trouble::Trouble,
 };
 use crate::{
-    bus::{Bus, Outgoing, Published, Refusal},
+    bus::{Bus, Outgoing, Published},
     failpoint::failpoint,
     store::{Committed, OutboxEvent, Store, StoreError, Unit},
     telemetry::measures,
@@ -240,29 +241,12 @@ async fn publish(
     let failed = |published: &Published| *published != Published::Routed;
     let dropped =
         published.iter().filter(|p| failed(p)).count() - events.iter().filter(|(_, fate)| failed(fate)).count();
-    let marks = marks_of(&events);
     if dropped > 0 {
         info!(replies = dropped, "replies were dropped, for their queues are gone or full");
     }
-    // An event that is out but not marked goes out once more under the same id: harmless, so no reason to wait.
-    if let Err(error) = store.mark_published(&marks).await {
-        warn!(%error, events = marks.len(), "published events could not be marked; they will be published again");
-    }
+    Marks::of(&events).write(store).await;
     failpoint!("worker::marked");
     true
-}
-
-/// How events are marked that were published: those that reached nobody keep that mark. What the broker forbids, and what a
-/// driver's queue has no room for, is not marked: the sweeper publishes it again, until it is taken.
-pub(super) fn marks_of(events: &[(uuid::Uuid, Published)]) -> Vec<(uuid::Uuid, bool)> {
-    let marks: Vec<_> = events
-        .iter()
-        .filter(|(_, published)| !matches!(published, Published::Refused(Refusal::Forbidden | Refusal::Full)))
-        .map(|(id, published)| (*id, *published != Published::Routed))
-        .collect();
-    let unrouted = events.iter().filter(|(_, published)| *published == Published::Unrouted).count();
-    metrics::counter!(measures::UNROUTED).increment(unrouted as u64);
-    marks
 }
 
 /// Publishes the stored events of a command once more.
@@ -276,26 +260,4 @@ pub(super) async fn republish(
     let (mut outgoing, mut marks) = (Vec::new(), Vec::new());
     prepare(events, envelope, &mut outgoing, &mut marks);
     publish(store, bus, outgoing, marks, abort).await
-}
-
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    #[test]
-    fn what_reached_nobody_keeps_that_mark_and_what_may_be_taken_later_is_published_again() {
-        let fates = [
-            Published::Routed,
-            Published::Unrouted,
-            Published::Refused(Refusal::Unacceptable),
-            Published::Refused(Refusal::Forbidden),
-            Published::Refused(Refusal::Full),
-        ];
-        let events: Vec<_> =
-            fates.into_iter().enumerate().map(|(n, fate)| (Uuid::from_u128(n as u128), fate)).collect();
-        let marks: Vec<_> = marks_of(&events).into_iter().map(|(id, unrouted)| (id.as_u128(), unrouted)).collect();
-        assert_eq!(marks, [(0, false), (1, true), (2, true)]);
-    }
 }

@@ -24,6 +24,7 @@ mod handle;
 mod instances;
 mod intake;
 mod lifecycle;
+mod marking;
 mod patience;
 mod process;
 mod pulse;

@@ -1,8 +1,10 @@
-//! Publishes what was stored and never marked as published: the second net under a crash between commit and publication.
+//! The relay: publishes what was stored and is not marked as published.
 //!
-//! The first net is the redelivered command, which publishes its stored events again; this one also catches commands
-//! that have no key. Any number of workers sweep; a claim keeps them apart for a while, and an event that goes out twice
-//! has the same id. Up: the outbox in `src/store`. Down: the publisher in `src/bus`.
+//! It is the second net under a crash between commit and publication. The first is the redelivered command, which
+//! publishes its stored events again; this one also catches commands that have no key. And it publishes again what the
+//! broker has refused, each event when its own time has come: a driver's full queue costs the events of nobody else their
+//! turn. Any number of workers sweep; a claim keeps them apart for a while, and an event that goes out twice has the same
+//! id. Up: the outbox in `src/store`. Down: the publisher in `src/bus`.
 
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     answer::{message_of_stored, to_events},
-    committer::marks_of,
+    marking::Marks,
 };
 use crate::{
     bus::Bus,
@@ -20,10 +22,11 @@ use crate::{
     telemetry::measures,
 };
 
-/// How often the outbox is looked at.
-const EVERY: Duration = Duration::from_secs(10);
+/// How often the outbox is looked at: as long as the shortest time that a refused event is put off.
+const EVERY: Duration = Duration::from_secs(5);
 
-/// Younger events are on their way: a commit is published within moments, unless the broker is away.
+/// Younger events that were never refused are on their way: a commit is published within moments, unless the broker is
+/// away.
 const OVERDUE: Duration = Duration::from_mins(1);
 
 /// How many events are claimed at once.
@@ -48,25 +51,34 @@ pub(super) async fn sweep(store: Store, bus: Bus, stop: CancellationToken) {
         if !bus.is_connected() {
             continue;
         }
-        match store.unpublished(OVERDUE, BATCH).await {
-            Ok(events) if events.is_empty() => {}
-            Ok(events) => publish(&store, &bus, &events, &stop).await,
-            Err(error) => warn!(%error, "the outbox cannot be looked at; it is tried again in {EVERY:?}"),
+        // While there is more, it goes on at once.
+        while sweep_some(&store, &bus, &stop).await {}
+    }
+}
+
+/// Publishes a batch of what is due; whether there may be more.
+async fn sweep_some(store: &Store, bus: &Bus, stop: &CancellationToken) -> bool {
+    match store.unpublished(OVERDUE, BATCH).await {
+        Ok(events) if events.is_empty() => false,
+        Ok(events) => publish(store, bus, &events, stop).await && events.len() as u64 == BATCH,
+        Err(error) => {
+            warn!(%error, "the outbox cannot be looked at; it is tried again in {EVERY:?}");
+            false
         }
     }
 }
 
-async fn publish(store: &Store, bus: &Bus, events: &[OutboxEvent], stop: &CancellationToken) {
+/// Publishes events and marks them. `false` where the worker stops meanwhile.
+async fn publish(store: &Store, bus: &Bus, events: &[OutboxEvent], stop: &CancellationToken) -> bool {
     let outgoing = events.iter().map(|event| to_events(message_of_stored(event))).collect();
     let published = tokio::select! {
-        () = stop.cancelled() => return,
+        () = stop.cancelled() => return false,
         published = bus.publish(outgoing) => published,
     };
-    let Ok(published) = published else { return };
+    let Ok(published) = published else { return false };
     let fates: Vec<_> = events.iter().map(|event| event.id).zip(published).collect();
-    let marks = marks_of(&fates);
-    match store.mark_published(&marks).await {
-        Ok(()) => info!(events = marks.len(), "overdue events are published"),
-        Err(error) => warn!(%error, "overdue events could not be marked; they will be published again"),
-    }
+    let marks = Marks::of(&fates);
+    marks.write(store).await;
+    info!(published = marks.published(), put_off = marks.refused(), "the relay has published what was due");
+    true
 }

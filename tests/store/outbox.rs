@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use metagov::store::{OutboxEvent, Selection, Unit};
+use metagov_sdk::contract::Timestamp;
 use sea_orm::{ConnectionTrait, Statement};
 use uuid::Uuid;
 
@@ -13,8 +14,9 @@ use crate::{
 
 on_both!(
     an_event_is_stored_byte_for_byte,
-    what_is_marked_is_not_swept,
-    two_sweepers_do_not_take_the_same,
+    what_is_marked_is_not_taken,
+    two_relays_do_not_take_the_same,
+    what_is_refused_is_put_off_the_longer_the_more_often_and_lets_others_through,
     what_is_from_before_a_clock_jumped_back_is_swept_at_once,
     events_are_found_by_what_they_are,
     pages_miss_nothing_and_repeat_nothing_where_many_events_have_the_same_time,
@@ -52,7 +54,7 @@ async fn what_is_from_before_a_clock_jumped_back_is_swept_at_once(database: &Dat
     assert_eq!(store.unpublished(Duration::from_mins(1), 10).await.expect("the database answers").len(), 1);
 }
 
-async fn what_is_marked_is_not_swept(database: &Database) {
+async fn what_is_marked_is_not_taken(database: &Database) {
     let store = database.store().await;
     let units: Vec<Unit> = (0..4).map(|n| pure("a", &format!("k{n}"))).collect();
     let ids: Vec<Uuid> = units.iter().map(|unit| unit.events[0].id).collect();
@@ -73,7 +75,35 @@ async fn what_is_marked_is_not_swept(database: &Database) {
     assert_eq!(swept.iter().map(|event| event.id).collect::<Vec<_>>(), [ids[1], ids[3]]);
 }
 
-async fn two_sweepers_do_not_take_the_same(database: &Database) {
+async fn what_is_refused_is_put_off_the_longer_the_more_often_and_lets_others_through(database: &Database) {
+    let store = database.store().await;
+    let units: Vec<Unit> = (0..4).map(|n| pure("a", &format!("k{n}"))).collect();
+    let ids: Vec<Uuid> = units.iter().map(|unit| unit.events[0].id).collect();
+    store.commit(units).await.expect("the database answers");
+    let refused = &ids[..3];
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        let now = store.now().await.expect("the clock");
+        store.put_off(refused).await.expect("the database answers");
+        let raw = database.raw().await;
+        let question = "SELECT claimed_until FROM outbox WHERE inbox_key = 'k0'";
+        let row = raw.query_one_raw(Statement::from_string(raw.get_database_backend(), question)).await;
+        let due: Timestamp = row.expect("it is there").expect("a row").try_get("", "claimed_until").expect("a time");
+        raw.close().await.expect("the connection closes");
+        waits.push((due - now).as_seconds_f64().round());
+    }
+    assert_eq!(waits, [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]);
+    let taken = store.unpublished(Duration::ZERO, 2).await.expect("the database answers");
+    assert_eq!(taken.iter().map(|event| event.id).collect::<Vec<_>>(), [ids[3]], "the oldest three have no turn");
+    let past = store.now().await.expect("the clock") - Duration::from_secs(1);
+    database.set_time("outbox", "claimed_until", "inbox_key = 'k1'", past).await;
+    let taken = store.unpublished(Duration::from_hours(1), 2).await.expect("the database answers");
+    assert_eq!(taken.iter().map(|event| event.id).collect::<Vec<_>>(), [ids[1]], "it is due, however young");
+    store.mark_published(&[(ids[0], false)]).await.expect("the database answers");
+    store.put_off(&[]).await.expect("the database answers");
+}
+
+async fn two_relays_do_not_take_the_same(database: &Database) {
     let (one, two) = (database.store().await, database.store().await);
     let units: Vec<Unit> = (0..60).map(|n| pure("a", &format!("k{n:02}"))).collect();
     let order: Vec<Uuid> = units.iter().map(|unit| unit.events[0].id).collect();

@@ -14,6 +14,7 @@ mod declare;
 mod mend;
 mod outage;
 mod publisher;
+mod refusals;
 mod session;
 mod standing;
 mod subscription;

@@ -8,16 +8,15 @@
 //!
 //! A message that the broker refuses costs the channel, and with it the fate of the whole batch. Then the rest of it goes
 //! out one by one, until the culprit is found and answered for; nothing waits behind it. Nor does anything wait for room
-//! in a driver's own queue that is full and says so. Up: [`crate::bus::Bus`]. Down: the broker.
+//! in a driver's own queue that is full and says so ([`super::refusals`]). Up: [`crate::bus::Bus`]. Down: the broker.
 
-use std::{fmt::Display, sync::Arc, task::Poll, time::Duration};
+use std::{sync::Arc, task::Poll, time::Duration};
 
 use futures::poll;
 use lapin::{
     BasicProperties, Channel, ErrorKind,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
-    protocol::{AMQPErrorKind, AMQPSoftError},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -28,12 +27,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Declaring,
     outage::Outage,
+    refusals::{FullQueues, is_for_drivers, refusal, refused},
     session::{Link, Session},
     standing::Line,
     wire,
 };
 use crate::{
-    bus::{BusError, Destination, Outgoing, Published, Refusal},
+    bus::{BusError, Outgoing, Published, Refusal},
     telemetry::measures,
 };
 
@@ -43,10 +43,6 @@ const BATCH: usize = 1000;
 const WAITING_CALLS: usize = 1024;
 /// A confirm that takes longer will not come: the connection is given up and the message published again.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
-/// So often in a row a driver's queue turns a message away before it is taken at its word.
-const TURNED_AWAY: usize = 2;
-/// How long it is given in between.
-const UNTIL_AGAIN: Duration = Duration::from_millis(100);
 
 /// The callers' end.
 #[derive(Debug, Clone)]
@@ -70,7 +66,7 @@ impl Publisher {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (calls, called) = mpsc::channel(WAITING_CALLS);
         let outage = Outage::of("the publishing channel").told_on(notice);
-        let work = Work { session, declaring, channel: None, declared: false, outage };
+        let work = Work { session, declaring, channel: None, declared: false, outage, full: FullQueues::default() };
         let life = async move {
             tokio::select! {
                 () = closed.cancelled() => {}
@@ -98,6 +94,7 @@ struct Work {
     /// What is published to was declared, and nothing has happened since that says otherwise.
     declared: bool,
     outage: Outage,
+    full: FullQueues,
 }
 
 /// Why the fate of a batch is unknown.
@@ -109,8 +106,8 @@ enum Unknown {
     Refused(#[from] super::declare::Refused),
     #[error("cannot publish")]
     Publish(#[from] lapin::Error),
-    #[error("the broker could not take {} messages", places.len())]
-    Nack { places: Vec<usize> },
+    #[error("the broker could not take {0} messages")]
+    Nack(usize),
     #[error("no confirm within {} s", CONFIRM_TIMEOUT.as_secs())]
     Timeout,
 }
@@ -145,7 +142,7 @@ impl Work {
     async fn publish(&mut self, messages: &[&Outgoing]) -> Option<Vec<Published>> {
         let begun = Instant::now();
         let mut fates: Vec<Option<Published>> = vec![None; messages.len()];
-        let (mut one_by_one, mut turned_away) = (false, vec![0; messages.len()]);
+        let mut one_by_one = false;
         while let Some(first) = fates.iter().position(Option::is_none) {
             let end = if one_by_one { first + 1 } else { messages.len() };
             let link = match &self.channel {
@@ -161,21 +158,11 @@ impl Work {
                 Err(Unknown::Publish(error)) if one_by_one && let Some(refusal) = refusal(&error) => {
                     self.channel = None;
                     fates[first] = Some(Published::Refused(refusal));
-                    tell_refused(messages[first], refusal, &error);
-                }
-                Err(Unknown::Nack { places }) if places.iter().all(|place| is_for_drivers(messages[first + place])) => {
-                    for place in places.into_iter().map(|place| first + place) {
-                        turned_away[place] += 1;
-                        if turned_away[place] == TURNED_AWAY {
-                            fates[place] = Some(Published::Refused(Refusal::Full));
-                            tell_refused(messages[place], Refusal::Full, &"a queue that is bound to it is full");
-                        }
-                    }
-                    tokio::time::sleep(UNTIL_AGAIN).await;
+                    refused(messages[first], refusal, &error);
                 }
                 Err(unknown) => {
                     match unknown {
-                        Unknown::Nack { .. } => {}
+                        Unknown::Nack(_) => {}
                         Unknown::Timeout => {
                             self.channel = None;
                             link.give_up();
@@ -205,7 +192,8 @@ impl Work {
         Ok(channel)
     }
 
-    /// Publishes every message whose fate is open, once. On an error but a nack none of them is known.
+    /// Publishes every message whose fate is open, once. On an error but a nack none of them is known; on a nack,
+    /// those are that were not turned away.
     async fn attempt(
         &mut self,
         link: &Link,
@@ -245,24 +233,22 @@ impl Work {
             confirms.push((sent, confirm));
         }
 
-        let (mut confirmed, mut returned, mut places) = (Vec::with_capacity(confirms.len()), Vec::new(), Vec::new());
+        let (mut confirmed, mut returned, mut nacked) = (Vec::with_capacity(confirms.len()), Vec::new(), 0);
         for (sent, confirm) in confirms {
             let confirmation = in_time(link, confirm).await??;
             if confirmation.is_ack() {
                 confirmed.push(sent);
+            } else if is_for_drivers(messages[sent.index]) {
+                self.full.refused(messages[sent.index]);
+                fates[sent.index] = Some(Published::Refused(Refusal::Full));
             } else {
-                places.push(sent.index);
+                nacked += 1;
             }
             returned.extend(confirmation.take_message());
         }
         settle(fates, confirmed, returned);
-        if places.is_empty() { Ok(()) } else { Err(Unknown::Nack { places }) }
+        if nacked == 0 { Ok(()) } else { Err(Unknown::Nack(nacked)) }
     }
-}
-
-/// Whether none but drivers' own queues can have turned this away; in ours there has to be room again.
-fn is_for_drivers(outgoing: &Outgoing) -> bool {
-    matches!(outgoing.to, Destination::Events | Destination::Reply { .. })
 }
 
 /// Whether the channel alone is lost, by something that the broker has against what was published on it.
@@ -270,30 +256,6 @@ fn may_be_one_messages_fault(link: &Link, error: &lapin::Error) -> bool {
     // What was not yet written when the broker closed the channel only learns that it is closed.
     let closed = matches!(error.kind(), ErrorKind::InvalidChannelState(..));
     link.status().connected() && (closed || refusal(error).is_some())
-}
-
-/// What the broker has against the one message of a channel. An exchange that is missing is nothing against the message:
-/// it waits for the topology.
-fn refusal(error: &lapin::Error) -> Option<Refusal> {
-    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
-    match error.kind() {
-        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(Refusal::Unacceptable),
-        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Some(Refusal::Forbidden),
-        _ => None,
-    }
-}
-
-fn tell_refused(outgoing: &Outgoing, refusal: Refusal, error: &dyn Display) {
-    metrics::counter!(measures::REFUSED, "reason" => refusal.as_str()).increment(1);
-    let message = &outgoing.message;
-    tracing::error!(
-        to = ?outgoing.to,
-        routing_key = message.routing_key.chars().take(255).collect::<String>(),
-        message.id = message.properties.message_id,
-        bytes = message.body.len(),
-        %error,
-        "the broker refuses this message; what was published with it goes on"
-    );
 }
 
 /// What a published message is recognised by when it is returned.

@@ -24,6 +24,7 @@ pub struct Model {
     pub unrouted: bool,
     pub published_at: Option<DateTimeUtc>,
     pub claimed_until: Option<DateTimeUtc>,
+    pub refusals: i32,
     pub created_at: DateTimeUtc,
 }
 
