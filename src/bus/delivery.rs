@@ -7,7 +7,7 @@
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Message;
+use super::{Message, room::Hold};
 
 /// A message that is this consumer's until its receipt is acknowledged.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Delivery {
 pub struct Receipt {
     tag: u64,
     settlements: mpsc::UnboundedSender<Settlement>,
+    /// The room of the body; given back with this.
+    _hold: Option<Hold>,
 }
 
 /// A note from a receipt to the owner of its queue.
@@ -52,8 +54,8 @@ pub(super) fn is_last_chance(delivery_count: Option<u64>, limit: u32) -> bool {
 }
 
 impl Receipt {
-    pub(super) fn new(tag: u64, settlements: mpsc::UnboundedSender<Settlement>) -> Self {
-        Self { tag, settlements }
+    pub(super) fn new(tag: u64, settlements: mpsc::UnboundedSender<Settlement>, hold: Option<Hold>) -> Self {
+        Self { tag, settlements, _hold: hold }
     }
 
     /// The message is handled. Never blocks. Where its session has died in the meantime nothing happens: the broker

@@ -13,6 +13,7 @@ pub mod in_process;
 mod message;
 pub mod permissions;
 pub mod rabbitmq;
+mod room;
 pub mod socket;
 pub mod topology;
 
@@ -30,6 +31,7 @@ pub use message::{
     ATTEMPT_HEADER, DelayStep, Destination, Message, Outgoing, Properties, Published, REASON_HEADER, REPLAYED_HEADER,
     Refusal, SUSPECT_HEADER, THROTTLED_HEADER, is_reply_queue,
 };
+pub use room::Room;
 pub use topology::{Queue, Topology};
 
 use in_process::InProcess;
@@ -74,6 +76,17 @@ impl Login {
 
 /// The URL of the bus in memory.
 const MEMORY: &str = "memory";
+
+/// On what terms a queue is consumed.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// Deliveries that are not acknowledged, at most; at least 1.
+    pub prefetch: u16,
+    /// Consumers of lower priority get only what those of higher priority have no room for.
+    pub priority: u8,
+    /// What the bodies may take; without it, as much as they take.
+    pub room: Option<Room>,
+}
 
 /// What is at a queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -169,9 +182,17 @@ impl Bus {
     /// rebuilt for ever, whatever becomes of connection, channel or queue. Over a socket it ends at once.
     #[must_use]
     pub fn consume(&self, queue: Queue, prefetch: u16) -> Deliveries {
+        self.consume_on(queue, Terms { prefetch, ..Terms::default() })
+    }
+
+    /// The same on further terms. The in-process bus knows the prefetch only: whatever it has is in memory, and there is
+    /// one worker.
+    #[must_use]
+    pub fn consume_on(&self, queue: Queue, terms: Terms) -> Deliveries {
+        let terms = Terms { prefetch: terms.prefetch.max(1), ..terms };
         match &self.0 {
-            Kind::RabbitMq(bus) => bus.consume(queue, prefetch.max(1)),
-            Kind::InProcess(bus) => bus.consume(&queue, prefetch.max(1)),
+            Kind::RabbitMq(bus) => bus.consume(queue, terms),
+            Kind::InProcess(bus) => bus.consume(&queue, terms.prefetch),
             Kind::Socket(bus) => bus.consume(),
         }
     }

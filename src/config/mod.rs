@@ -101,7 +101,7 @@ pub struct Database {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Worker {
-    /// The plugins that it serves; empty for all.
+    /// The plugins that it runs; empty for all.
     pub plugins: Vec<String>,
     /// Handlers at once for each queue of a plugin; its consumer fetches twice as many.
     pub concurrency: u16,
@@ -121,6 +121,8 @@ pub struct Worker {
     pub batches_in_flight: usize,
     /// The largest body that is parsed.
     pub max_body_bytes: usize,
+    /// What the bodies of all fetched commands may take in memory.
+    pub prefetch_bytes: usize,
     /// Seconds that running handlers get after the first signal.
     pub drain_seconds: u64,
 }

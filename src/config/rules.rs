@@ -59,6 +59,7 @@ const RULES: &[(&str, Rule)] = &[
     ("worker.batch", Range(1, 1000)),
     ("worker.batches_in_flight", Range(1, 64)),
     ("worker.max_body_bytes", Range(1024, 16 * 1024 * 1024)),
+    ("worker.prefetch_bytes", Range(1024 * 1024, 1024 * 1024 * 1024 * 1024)),
     ("worker.drain_seconds", Range(0, DAY)),
     ("scheduler.batch", Range(1, 100_000)),
     ("tenancy.users", Bindings),

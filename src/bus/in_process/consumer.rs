@@ -52,7 +52,7 @@ pub(super) async fn run(bus: Arc<InProcess>, queue: Arc<MemoryQueue>, prefetch: 
                         redelivered: stored.returns > 0,
                         delivery_count: Some(stored.returns),
                         last_chance: is_last_chance(Some(stored.returns), bus.delivery_limit),
-                        receipt: Receipt::new(next_tag, settlements.clone()),
+                        receipt: Receipt::new(next_tag, settlements.clone(), None),
                     };
                     unacknowledged.insert(next_tag, stored);
                     next_tag += 1;

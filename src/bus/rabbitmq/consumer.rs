@@ -10,7 +10,7 @@ use futures::StreamExt;
 use lapin::{
     Channel, Consumer as Stream,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -26,7 +26,11 @@ use super::{
     standing::Line,
     wire,
 };
-use crate::bus::{Delivery, Queue, Receipt, delivery::is_last_chance};
+use crate::bus::{
+    Delivery, Queue, Receipt,
+    delivery::is_last_chance,
+    room::{Gear, Hold, Share},
+};
 
 /// For the broker's answer that it delivers no more.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +47,10 @@ pub(super) struct Consumer {
     pub(super) session: Session,
     pub(super) queue: Queue,
     pub(super) prefetch: u16,
+    /// Consumers of lower priority get what this one has no room for.
+    pub(super) priority: u8,
+    /// What the bodies may take.
+    pub(super) share: Option<Share>,
     pub(super) declaring: Arc<Declaring>,
     pub(super) outgoing: mpsc::Sender<Delivery>,
     pub(super) census: Arc<watch::Sender<Census>>,
@@ -57,8 +65,8 @@ pub(super) struct Consumer {
 enum End {
     /// Nobody wants deliveries any more.
     Ended,
-    /// The prefetch may be the full one again, which takes a new consumer.
-    NoLongerCareful,
+    /// The prefetch is to be another one, which takes a new consumer.
+    OtherPrefetch,
 }
 
 /// Why a consumer has to be rebuilt.
@@ -89,16 +97,17 @@ impl Consumer {
 
     /// Runs until the bus stops consuming or the deliveries are dropped; see [`Self::announce`].
     pub(super) async fn run(self, mut outage: Outage) {
+        let mut gear = self.share.as_ref().map(|share| Gear::first(self.prefetch, share));
         loop {
             let link = tokio::select! {
                 biased;
                 () = self.ended() => break,
-                link = self.session.link() => link,
+                link = self.link() => link,
             };
             let Some(link) = link else { break };
-            match self.consume(&link, &mut outage).await {
+            match self.consume(&link, &mut outage, &mut gear).await {
                 Ok(End::Ended) => break,
-                Ok(End::NoLongerCareful) => {}
+                Ok(End::OtherPrefetch) => {}
                 Err(lost) => tokio::select! {
                     biased;
                     () = self.ended() => break,
@@ -109,6 +118,14 @@ impl Consumer {
         self.census.send_modify(|census| census.wanted -= 1);
     }
 
+    /// The link with the broker, once there is room for what comes over it.
+    async fn link(&self) -> Option<Link> {
+        if let Some(share) = &self.share {
+            share.is_half_free().await;
+        }
+        self.session.link().await
+    }
+
     async fn ended(&self) {
         tokio::select! {
             () = self.stopped.cancelled() => {}
@@ -116,9 +133,10 @@ impl Consumer {
         }
     }
 
-    async fn consume(&self, link: &Link, outage: &mut Outage) -> Result<End, Lost> {
+    async fn consume(&self, link: &Link, outage: &mut Outage, gear: &mut Option<Gear>) -> Result<End, Lost> {
         let careful_until = link.careful_until();
-        let prefetch = if careful_until.is_some() { 1 } else { self.prefetch };
+        let roomy = gear.as_ref().map_or(self.prefetch, Gear::prefetch);
+        let prefetch = if careful_until.is_some() { 1 } else { roomy };
         let (channel, mut stream) = tokio::select! {
             biased;
             () = self.ended() => return Ok(End::Ended),
@@ -145,7 +163,7 @@ impl Consumer {
             let delivery = tokio::select! {
                 biased;
                 () = self.ended() => break End::Ended,
-                () = &mut careful => break End::NoLongerCareful,
+                () = &mut careful => break End::OtherPrefetch,
                 () = link.broken() => return Err(Lost::Link),
                 delivery = stream.next() => match delivery.ok_or(Lost::Cancelled)? {
                     Ok(delivery) => delivery,
@@ -156,8 +174,12 @@ impl Consumer {
                     }
                 },
             };
-            let mut delivery = receive(delivery, &settlements, self.declaring.delivery_limit);
-            self.declaring.authors.read(&mut delivery.message.properties);
+            let hold = self.share.as_ref().map(|share| share.hold(delivery.data.len()));
+            let shifts = match (&self.share, &hold, gear.as_mut()) {
+                (Some(share), Some(hold), Some(gear)) if careful_until.is_none() => gear.shift(hold, share),
+                _ => false,
+            };
+            let delivery = self.receive(delivery, hold, &settlements);
             tokio::select! {
                 biased;
                 // Full only of what a lost connection has left there, until the worker comes to throw it away.
@@ -167,14 +189,52 @@ impl Consumer {
                 () = self.stopped.cancelled() => {}
                 () = link.broken() => return Err(Lost::Link),
             }
+            if shifts {
+                break End::OtherPrefetch;
+            }
         };
         let cancelled = channel.basic_cancel(stream.tag(), BasicCancelOptions::default());
         if let Ok(Ok(())) = timeout(CANCEL_TIMEOUT, cancelled).await {
             while let Some(Ok(delivery)) = stream.next().await {
-                receive(delivery, &settlements, self.declaring.delivery_limit).receipt.give_back();
+                self.receive_late(delivery, &end, &settlements);
             }
         }
         Ok(end)
+    }
+
+    /// Takes what comes after the consumer was cancelled: it stays where the worker goes on and there is room.
+    fn receive_late(
+        &self,
+        delivery: lapin::message::Delivery,
+        end: &End,
+        settlements: &mpsc::UnboundedSender<super::Settlement>,
+    ) {
+        let hold = self.share.as_ref().map(|share| share.hold(delivery.data.len()));
+        let stays = matches!(end, End::OtherPrefetch) && self.share.as_ref().is_none_or(Share::is_enough);
+        let delivery = self.receive(delivery, hold, settlements);
+        if !stays {
+            delivery.receipt.give_back();
+        } else if let Err(unwanted) = self.outgoing.try_send(delivery) {
+            unwanted.into_inner().receipt.give_back();
+        }
+    }
+
+    fn receive(
+        &self,
+        mut delivery: lapin::message::Delivery,
+        hold: Option<Hold>,
+        settlements: &mpsc::UnboundedSender<super::Settlement>,
+    ) -> Delivery {
+        let delivery_count = wire::delivery_count(&delivery.properties);
+        let mut message = wire::message(&mut delivery);
+        self.declaring.authors.read(&mut message.properties);
+        Delivery {
+            message,
+            redelivered: delivery.redelivered,
+            delivery_count,
+            last_chance: is_last_chance(delivery_count, self.declaring.delivery_limit),
+            receipt: Receipt::new(delivery.delivery_tag, settlements.clone(), hold),
+        }
     }
 
     async fn open(&self, link: &Link, prefetch: u16) -> Result<(Channel, Stream), Lost> {
@@ -184,26 +244,15 @@ impl Consumer {
         let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(queue.clone(), look, FieldTable::default()).await.map_err(Lost::NoQueue)?;
         channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(Lost::Consume)?;
+        let mut arguments = FieldTable::default();
+        if self.priority > 0 {
+            arguments.insert("x-priority".into(), AMQPValue::LongInt(i32::from(self.priority)));
+        }
         let stream = channel
-            .basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .basic_consume(queue, "".into(), BasicConsumeOptions::default(), arguments)
             .await
             .map_err(Lost::Consume)?;
         Ok((channel, stream))
-    }
-}
-
-fn receive(
-    mut delivery: lapin::message::Delivery,
-    settlements: &mpsc::UnboundedSender<super::Settlement>,
-    limit: u32,
-) -> Delivery {
-    let delivery_count = wire::delivery_count(&delivery.properties);
-    Delivery {
-        message: wire::message(&mut delivery),
-        redelivered: delivery.redelivered,
-        delivery_count,
-        last_chance: is_last_chance(delivery_count, limit),
-        receipt: Receipt::new(delivery.delivery_tag, settlements.clone()),
     }
 }
 

@@ -33,7 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     BrokerError, BusError, DeadLetter, DeadVerdict, Deliveries, Depth, Login, Outgoing, Published, Queue, Settings,
-    Standing, Subscription, Topology, delivery::Settlement, topology::Names,
+    Standing, Subscription, Terms, Topology, delivery::Settlement, topology::Names,
 };
 use author::Authors;
 use consumer::{Census, Consumer};
@@ -158,12 +158,14 @@ impl RabbitMq {
         self.publisher.publish(messages).await
     }
 
-    pub(super) fn consume(&self, queue: Queue, prefetch: u16) -> Deliveries {
-        let (outgoing, incoming) = mpsc::channel(usize::from(prefetch));
+    pub(super) fn consume(&self, queue: Queue, terms: Terms) -> Deliveries {
+        let (outgoing, incoming) = mpsc::channel(usize::from(terms.prefetch));
         let consumer = Consumer {
             session: self.consuming.clone(),
             queue,
-            prefetch,
+            prefetch: terms.prefetch,
+            priority: terms.priority,
+            share: terms.room.map(|room| room.share()),
             declaring: Arc::clone(&self.declaring),
             outgoing,
             census: Arc::clone(&self.census),
