@@ -9,6 +9,7 @@
 
 mod attempts;
 mod changes;
+mod clearing;
 mod clock;
 mod commit;
 mod communities;

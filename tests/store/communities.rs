@@ -5,6 +5,7 @@ use std::time::Duration;
 use metagov::store::{Change, Committed, Instance, InstanceVersion, NewInstance, ProcessFilter, Store, Unit};
 use metagov::vault::SealedConfig;
 use metagov_sdk::contract::ProcessStatus;
+use sea_orm::{ConnectionTrait, Statement};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -21,6 +22,7 @@ on_both!(
     a_config_is_sealed_anew_only_where_nothing_has_changed,
     a_plugin_is_disabled_only_when_its_processes_have_ended,
     a_process_is_never_left_behind_by_a_plugin_that_is_disabled_meanwhile,
+    a_long_history_goes_in_parts_and_only_that_of_its_community,
 );
 
 async fn commit_one(store: &Store, unit: Unit) -> Committed {
@@ -207,4 +209,39 @@ async fn a_process_is_never_left_behind_by_a_plugin_that_is_disabled_meanwhile(d
         );
     }
     assert!(one.instance(&slug("c0"), Uuid::nil()).await.expect("the database answers").is_none());
+}
+
+async fn a_long_history_goes_in_parts_and_only_that_of_its_community(database: &Database) {
+    let store = database.store().await;
+    let (of_a, of_b) = (community(&store, "a").await, community(&store, "b").await);
+    for part in 0..5 {
+        let keys = (0..500).map(|n| (if n % 5 == 0 { "b" } else { "a" }, format!("k{part}-{n}")));
+        let units = keys.map(|(slug, key)| pure(slug, &key)).collect();
+        store.commit(units).await.expect("the database answers");
+    }
+    let raw = database.raw().await;
+    raw.execute_unprepared("UPDATE action_runs SET message_id = NULL WHERE message_id LIKE 'k4-%'")
+        .await
+        .expect("rows");
+    let now = store.now().await.expect("the clock");
+    let (open, mut ended) = (process("a", of_a.id, now), process("a", of_a.id, now));
+    let elsewhere = process("b", of_b.id, now);
+    ended.record.status = ProcessStatus::Completed;
+    let changes = vec![insert(&open), insert(&ended), insert(&elsewhere)];
+    store.commit(vec![Unit { changes, ..Unit::default() }]).await.expect("the database answers");
+
+    assert_eq!(store.clear_history(&slug("a")).await.expect("the database answers"), 2001, "2000 runs and a process");
+    assert_eq!(store.clear_history(&slug("a")).await.expect("the database answers"), 0);
+    for (question, left) in [
+        ("SELECT COUNT(*) AS n FROM action_runs WHERE community = 'a'", 0_i64),
+        ("SELECT COUNT(*) AS n FROM action_runs WHERE community = 'b'", 500),
+        ("SELECT COUNT(*) AS n FROM processes WHERE community = 'a'", 1),
+        ("SELECT COUNT(*) AS n FROM processes", 2),
+        ("SELECT COUNT(*) AS n FROM inbox WHERE community = 'a'", 2000),
+    ] {
+        let row = raw.query_one_raw(Statement::from_string(raw.get_database_backend(), question)).await;
+        let count: i64 = row.expect("it answers").expect("a row").try_get("", "n").expect("a number");
+        assert_eq!(count, left, "{question}");
+    }
+    raw.close().await.expect("the connection closes");
 }
