@@ -80,7 +80,7 @@ impl App {
         Ok(Self { config: Arc::new(config), bus, store, registry: Arc::new(registry), vault, begun: Arc::default() })
     }
 
-    /// The plugins that this worker serves.
+    /// The plugins that this worker runs.
     fn served(&self) -> anyhow::Result<Vec<Name>> {
         if self.config.worker.plugins.is_empty() {
             return Ok(self.registry.names().cloned().collect());

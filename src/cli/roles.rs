@@ -23,7 +23,8 @@ use crate::{
 /// How to run a worker.
 #[derive(Debug, Args)]
 pub(super) struct WorkerArguments {
-    /// The plugins to serve, comma-separated [default: worker.plugins, else all of them]
+    /// The plugins to run, comma-separated; no handler and no hook of others runs here [default: worker.plugins, else all
+    /// of them]
     #[arg(long, value_name = "A,B")]
     plugins: Option<String>,
     /// How many handlers run at once for each queue of a plugin [default: worker.concurrency]

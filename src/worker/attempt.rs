@@ -122,7 +122,9 @@ impl Handlers {
                 self.release(&record.entry, fence, Keep::Nothing).await?;
             }
             Verdict::Done => self.release(&record.entry, fence, Keep::Nothing).await?,
-            Verdict::Later { .. } => self.release(&record.entry, fence, Keep::ForRetry).await?,
+            Verdict::Later { .. } | Verdict::Elsewhere(_) => {
+                self.release(&record.entry, fence, Keep::ForRetry).await?;
+            }
             Verdict::Repeat(_) => {}
         }
         Ok(verdict)

@@ -38,10 +38,14 @@ impl Wanted {
 
 impl Handlers {
     pub(super) async fn apply_community(&self, envelope: &Envelope, body: CommunityApply) -> Step {
+        self.must_have(body.plugins.iter().flatten().map(|plugin| &plugin.name))?;
         let wanted = body.plugins.map(|plugins| self.wanted(plugins)).transpose()?;
         self.unless_seen(envelope).await?;
         let existing = self.store.community(&body.slug).await?;
         let stored = self.store.instances(&body.slug).await?;
+        if wanted.is_some() {
+            self.must_have(stored.iter().map(|stored| &stored.plugin))?;
+        }
         let readable_name = body.readable_name.or_else(|| existing.as_ref()?.readable_name.clone());
         let mut changes = vec![match &existing {
             None => Change::InsertCommunity { slug: body.slug.clone(), readable_name: readable_name.clone() },
@@ -64,6 +68,10 @@ impl Handlers {
 
     pub(super) async fn delete_community(&self, envelope: &Envelope, body: CommunityDelete) -> Step {
         self.unless_seen(envelope).await?;
+        self.existing(&body.slug).await?;
+        self.must_have(self.store.instances(&body.slug).await?.iter().map(|stored| &stored.plugin))?;
+        // However long it takes: what follows is one small unit, on the state as it is then.
+        self.store.clear_history(&body.slug).await?;
         let existing = self.existing(&body.slug).await?;
         let stored = self.store.instances(&body.slug).await?;
         let plugins = self.shown(&stored);

@@ -253,6 +253,11 @@ impl Envelope {
         self.nonce
     }
 
+    /// The plugin whose queue such commands have; `None` where the core's have it.
+    pub(super) fn plugin_queue(&self) -> Option<&Name> {
+        self.plugin.as_ref().filter(|_| !self.routing_key.starts_with("plugin."))
+    }
+
     /// Whether anybody could recognise an answer to this command.
     #[must_use]
     pub(super) fn is_answerable(&self) -> bool {

@@ -18,6 +18,7 @@ use super::{
     envelope::{Envelope, Opened},
     instances::{Instances, NoInstance},
     patience::Patience,
+    served::Served,
     suspects::crashed,
     trouble::Trouble,
     verdict::{Handled, Verdict, backoff},
@@ -37,6 +38,8 @@ const UNTIL_A_KEY: Duration = Duration::from_secs(5);
 pub(super) struct Handlers {
     /// The plugins.
     pub(super) registry: Arc<Registry>,
+    /// Which of them are run here.
+    pub(super) served: Arc<Served>,
     /// What plugins are given.
     pub(super) host: Host,
     /// The database, for reading.
@@ -125,6 +128,9 @@ impl Handlers {
         );
         if envelope.convicted && untouchable {
             return Ok(Verdict::reject(crashed()));
+        }
+        if let Err(Detour::Verdict(elsewhere)) = self.must_have(&envelope.plugin) {
+            return Ok(elsewhere);
         }
         let verdict = match command {
             Command::CommunityApply(body) => self.apply_community(envelope, body).await,

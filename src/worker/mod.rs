@@ -28,6 +28,7 @@ mod marking;
 mod patience;
 mod process;
 mod pulse;
+mod served;
 mod settle;
 mod shares;
 mod suspects;
@@ -52,12 +53,13 @@ use self::{
     instances::Instances,
     intake::{Intake, Sharing},
     pulse::Pulse,
+    served::Served,
     settle::Settler,
     suspects::Suspects,
     trouble::Trouble,
 };
 use crate::{
-    bus::{Bus, Queue},
+    bus::{Bus, Queue, Room, Terms},
     config,
     host::Host,
     registry::Registry,
@@ -69,6 +71,8 @@ pub struct Worker {
     settler: Arc<Settler>,
     bus: Bus,
     queues: Vec<Queue>,
+    /// How many plugins it runs.
+    plugins: u8,
     settings: config::Worker,
     tasks: TaskTracker,
 }
@@ -88,7 +92,7 @@ pub struct Parts {
 }
 
 impl Worker {
-    /// A worker for these plugins. `abort` is for a second signal: whatever is unfinished then comes again.
+    /// A worker that runs these plugins and no others. `abort` is for a second signal: whatever is unfinished then comes again.
     #[must_use]
     pub fn new(
         parts: Parts,
@@ -105,6 +109,7 @@ impl Worker {
             Committer::start(store.clone(), bus.clone(), limits, Arc::clone(&trouble), &tasks, abort.clone());
         let handlers = Handlers {
             registry,
+            served: Arc::new(Served::new(plugins)),
             instances: Arc::new(Instances::new(store.clone(), host.clone())),
             host,
             store: store.clone(),
@@ -117,7 +122,8 @@ impl Worker {
         let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, suspects, abort };
         let mut queues = vec![Queue::Core, Queue::Unrouted];
         queues.extend(plugins.iter().flat_map(|plugin| [Queue::Plugin(plugin.clone()), Queue::Poll(plugin.clone())]));
-        Self { settler: Arc::new(settler), bus, queues, settings: settings.clone(), tasks }
+        let plugins = u8::try_from(plugins.len()).unwrap_or(u8::MAX);
+        Self { settler: Arc::new(settler), bus, queues, plugins, settings: settings.clone(), tasks }
     }
 
     /// Asks for deliveries at once, so that whoever looks next sees consumers that are not at their queues yet. What it
@@ -127,13 +133,18 @@ impl Worker {
     /// Outside of a runtime, which its tasks are to live on.
     pub fn run(self, stop: CancellationToken) -> impl Future<Output = ()> + Send {
         let pulse = Pulse::start().inspect_err(|error| warn!(%error, "no thread is left to keep the others awake"));
+        let room = Room::new(self.settings.prefetch_bytes, self.settings.max_body_bytes);
         for queue in &self.queues {
             let plugin = match queue {
                 Queue::Plugin(plugin) | Queue::Poll(plugin) => Some(plugin.as_str()),
                 Queue::Core | Queue::Unrouted => None,
             };
             let sharing = Sharing::new(&self.settings, plugin);
-            let deliveries = self.bus.consume(queue.clone(), sharing.prefetch());
+            // What concerns several plugins goes to whoever has the most of them first.
+            let priority = if *queue == Queue::Core { self.plugins } else { 0 };
+            let deliveries = self
+                .bus
+                .consume_on(queue.clone(), Terms { prefetch: sharing.prefetch(), priority, room: Some(room.clone()) });
             let label = plugin.unwrap_or("core").to_owned();
             let intake = Intake::new(Arc::clone(&self.settler), label, queue.kind(), sharing, self.tasks.clone());
             self.tasks.spawn(intake.run(deliveries, stop.clone()));

@@ -192,6 +192,7 @@ impl Settler {
             Verdict::Later { after, asked: true, problem } => {
                 self.later_on_time(envelope, message, after, problem).await
             }
+            Verdict::Elsewhere(missing) => self.pass_on(envelope, message, &missing).await,
             Verdict::Commit { unit, problem } => return self.commit(envelope, message, *unit, problem).await,
         })
     }
@@ -227,7 +228,7 @@ impl Settler {
 
     /// Answers that nothing was executed, unless the very same command was executed before: then its outcome stands,
     /// whatever has become of community, plugin or schema since.
-    async fn reject(&self, envelope: &Envelope, problem: Box<Problem>, message: &Message) -> Ending {
+    pub(super) async fn reject(&self, envelope: &Envelope, problem: Box<Problem>, message: &Message) -> Ending {
         if problem.kind != ProblemKind::Conflict
             && let Some(entry) = envelope.inbox()
         {

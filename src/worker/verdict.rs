@@ -12,6 +12,7 @@
 //! | whatever, after another attempt took over | dropped; a copy of the command finds out what the other says | dropped | dropped | | | |
 //! | (not called: three workers died of it, or the broker is about to give it up) | `action.failed`, or `action.uncertain` where it is `unsafe`; and `metagov.dead` | `process.failed`; and `metagov.dead` | kept in `errors`, `process.updated`; and `metagov.dead` | the same | `command.rejected`; and `metagov.dead` | the same |
 //! | (not begun: its community is over its share) | parked on the delay ladder, no attempt counted | the same | the same | the same | the same | the same |
+//! | (not called: this worker does not run its plugin) | passed on to one that does, no attempt counted; `command.rejected` where there is none | the same | the same | the same | the same | the same |
 //! | cannot be read | `command.rejected`; where nobody could recognise that answer, also `metagov.dead` | | | | | |
 //!
 //! Called again means under the same idempotency key and with the finished steps at hand; so are all polls by which the
@@ -29,9 +30,9 @@
 //! Whatever the row, the delivery is acknowledged last, and only after what the row says is confirmed. Up:
 //! [`super::handle`], which decides. Down: [`super::settle`], which carries it out.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use metagov_sdk::contract::{Problem, ProblemKind};
+use metagov_sdk::contract::{Name, Problem, ProblemKind};
 
 use crate::{
     bus::DelayStep,
@@ -61,6 +62,8 @@ pub(super) enum Verdict {
         /// Why, where the handler was called, so that the next time is another attempt.
         problem: Option<Box<Problem>>,
     },
+    /// Other workers have these plugins: pass a copy on to them, acknowledge.
+    Elsewhere(BTreeSet<Name>),
     /// Nothing to tell: acknowledge.
     Done,
 }

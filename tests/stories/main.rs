@@ -11,6 +11,7 @@ mod communities;
 mod deliveries;
 mod hostile;
 mod isolation;
+mod placement;
 mod poison;
 mod processes;
 mod replay;

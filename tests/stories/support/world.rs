@@ -124,7 +124,7 @@ impl Command {
     }
 }
 
-fn required(variable: &str) -> String {
+pub(crate) fn required(variable: &str) -> String {
     std::env::var(variable)
         .unwrap_or_else(|_| panic!("{variable} is not set; run tests/run, which starts the servers that tests need"))
 }
@@ -216,6 +216,12 @@ impl World {
         self.start(settings(), Vault::new(&[key("k1", 1)])).await;
     }
 
+    /// One more worker, which runs these plugins only.
+    pub(crate) async fn start_worker_of(&mut self, plugins: &[&str]) {
+        let plugins: Vec<Name> = plugins.iter().map(|name| name.parse().expect("a name")).collect();
+        self.start_with(settings(), Vault::new(&[key("k1", 1)]), &plugins).await;
+    }
+
     /// One more worker with settings of its own.
     pub(crate) async fn start_worker_with(&mut self, settings: config::Worker) {
         self.start(settings, Vault::new(&[key("k1", 1)])).await;
@@ -227,11 +233,14 @@ impl World {
     }
 
     async fn start(&mut self, settings: config::Worker, vault: Vault) {
+        let plugins: Vec<Name> = self.registry.names().cloned().collect();
+        self.start_with(settings, vault, &plugins).await;
+    }
+
+    async fn start_with(&mut self, settings: config::Worker, vault: Vault, plugins: &[Name]) {
         let bus = connect(&self.prefix).await;
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-        let plugins: Vec<Name> = self.registry.names().cloned().collect();
-        let worker =
-            Worker::new(self.parts(&bus, &self.store, vault), &settings, &self.prefix, &plugins, abort.clone());
+        let worker = Worker::new(self.parts(&bus, &self.store, vault), &settings, &self.prefix, plugins, abort.clone());
         let task = tokio::spawn(worker.run(stop.clone()));
         self.running.push(Running { stop, abort, bus, task });
     }
