@@ -20,6 +20,7 @@ mod hostile;
 mod injection;
 mod memory;
 mod mounts;
+mod neighbours;
 mod platform;
 mod platforms;
 mod plugins;
@@ -150,6 +151,10 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T47" Ci strangers::t47: "one command fifty times at once";
     "T49" Ci injection::t49: "answers and routing keys that point elsewhere";
     "T50" Ci secrets::t50: "secrets, and the keys to them";
+    "T66" Ci neighbours::t66: "a row that somebody holds, and its neighbours";
+    "T67" Ci neighbours::t67: "a community with a long history deleted beside others";
+    "T68" Ci neighbours::t68: "a driver's queue full for long, another's for a moment";
+    "T69" Ci neighbours::t69: "bodies that take more memory than there is room for";
     "T56" Full soak::t56: "soak, with workers, RabbitMQ and PostgreSQL failing by lots";
 };
 
