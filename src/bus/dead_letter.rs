@@ -6,8 +6,12 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ATTEMPT_HEADER, Destination, Message, Outgoing, REASON_HEADER, SUSPECT_HEADER, THROTTLED_HEADER};
+use super::{
+    ATTEMPT_HEADER, Destination, EXPIRES_HEADER, Message, Outgoing, REASON_HEADER, SUSPECT_HEADER, THROTTLED_HEADER,
+};
 
+/// The broker's header that says of what a message died the first time.
+pub(super) const FIRST_DEATH_REASON: &str = "x-first-death-reason";
 const LAST_DEATH_REASON: &str = "x-last-death-reason";
 const LAST_DEATH_QUEUE: &str = "x-last-death-queue";
 
@@ -66,13 +70,21 @@ impl DeadLetter {
 
 /// Whether this header tells of its death, or of what was tried before.
 pub(super) fn is_trace(header: &str) -> bool {
-    [ATTEMPT_HEADER, REASON_HEADER, SUSPECT_HEADER, THROTTLED_HEADER].contains(&header) || is_brokers_note(header)
+    [ATTEMPT_HEADER, EXPIRES_HEADER, REASON_HEADER, SUSPECT_HEADER, THROTTLED_HEADER].contains(&header)
+        || is_brokers_note(header)
 }
 
 /// Writes into a message why and where it died last. RabbitMQ 4 does so itself; older ones say it in `x-death` only.
 pub(super) fn note(message: &mut Message, reason: &str, queue: &str) {
+    message.properties.headers.entry(FIRST_DEATH_REASON.to_owned()).or_insert_with(|| reason.to_owned());
     message.properties.headers.insert(LAST_DEATH_REASON.to_owned(), reason.to_owned());
     message.properties.headers.insert(LAST_DEATH_QUEUE.to_owned(), queue.to_owned());
+}
+
+/// Whether the broker took this message from its queue because its time was over there.
+#[must_use]
+pub fn has_expired(message: &Message) -> bool {
+    message.properties.headers.get(LAST_DEATH_REASON).is_some_and(|reason| reason == "expired")
 }
 
 /// Whether the broker writes this header. They are not published again: a retry that went through a delay queue must

@@ -15,6 +15,9 @@ pub const ATTEMPT_HEADER: &str = "x-metagov-attempt";
 pub const THROTTLED_HEADER: &str = "x-metagov-throttled";
 /// Header of a copy of a delivery that was in hand before, which the broker does not know of the copy.
 pub const SUSPECT_HEADER: &str = "x-metagov-suspect";
+/// Header of a copy that waits and has not been handled yet: when it expires, in milliseconds since 1970. The broker
+/// forgets a message's own `expiration` in a delay queue.
+pub const EXPIRES_HEADER: &str = "x-metagov-expires";
 /// Header of a dead letter that the service itself set aside: why, in words.
 pub const REASON_HEADER: &str = "x-metagov-reason";
 

@@ -24,12 +24,12 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use dead_letter::{DeadLetter, DeadVerdict};
+pub use dead_letter::{DeadLetter, DeadVerdict, has_expired};
 pub use delivery::{Deliveries, Delivery, Receipt, Subscription};
 pub use error::{BrokerError, BusError, SocketError};
 pub use message::{
-    ATTEMPT_HEADER, DelayStep, Destination, Message, Outgoing, Properties, Published, REASON_HEADER, REPLAYED_HEADER,
-    Refusal, SUSPECT_HEADER, THROTTLED_HEADER, is_reply_queue,
+    ATTEMPT_HEADER, DelayStep, Destination, EXPIRES_HEADER, Message, Outgoing, Properties, Published, REASON_HEADER,
+    REPLAYED_HEADER, Refusal, SUSPECT_HEADER, THROTTLED_HEADER, is_reply_queue,
 };
 pub use room::Room;
 pub use topology::{Queue, Topology};

@@ -137,7 +137,7 @@ fn of_role(role: ServiceRole, prefix: &str, vhost: &str) -> Permission {
         ServiceRole::Worker => (
             nothing(),
             format!(r"^({prefix}\.(events|dead|delay\.[^.]+)|amq\.default)$"),
-            format!(r"^{prefix}\.(core|unrouted|(plugin|poll)\.[^.]+)$"),
+            format!(r"^{prefix}\.(core|unrouted|expired|(plugin|poll)\.[^.]+)$"),
         ),
         ServiceRole::Scheduler => (nothing(), format!(r"^{prefix}\.commands$"), nothing()),
         ServiceRole::Gateway => (

@@ -4,10 +4,14 @@
 //! routes by it. Nothing here talks to a broker. Up: section 1 of the wire contract. Down: [`super::rabbitmq`] and
 //! [`super::in_process`].
 
+mod names;
+
 use metagov_sdk::contract::Name;
 use serde::Serialize;
 
-use super::DelayStep;
+pub use names::{Names, Queue};
+
+use super::{DelayStep, dead_letter::FIRST_DEATH_REASON};
 
 /// What stands on the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,6 +22,10 @@ pub struct Topology {
     pub queues: Vec<QueueDeclaration>,
     /// Which queue gets what.
     pub bindings: Vec<Binding>,
+    /// Which exchange passes everything on to which other.
+    pub forwards: Vec<Forward>,
+    /// Bindings of earlier versions: taken away once everything else is declared.
+    pub retired: Vec<Binding>,
 }
 
 /// One exchange.
@@ -41,6 +49,8 @@ pub enum ExchangeKind {
     Topic,
     /// To every bound queue.
     Fanout,
+    /// By the values of headers, which the bindings name.
+    Headers,
 }
 
 /// One queue.
@@ -102,93 +112,20 @@ pub struct Binding {
     pub queue: String,
     /// The routing keys; empty where the exchange does not look at them.
     pub pattern: String,
+    /// The headers, where the exchange looks at those.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<Argument>,
 }
 
-/// The queues that are consumed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Queue {
-    /// What people wait for: actions, processes and webhooks of one plugin.
-    Plugin(Name),
-    /// The background work of one plugin: polls and ticks.
-    Poll(Name),
-    /// Communities, and which plugins are enabled in them.
-    Core,
-    /// Commands that nobody wants, to be answered with `command.rejected`.
-    Unrouted,
-}
-
-impl Queue {
-    /// What kind of queue it is, as the label of the figures.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Plugin(_) => "plugin",
-            Self::Poll(_) => "poll",
-            Self::Core => "core",
-            Self::Unrouted => "unrouted",
-        }
-    }
-}
-
-/// The names that a prefix gives to everything; tests use one prefix each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names {
-    prefix: String,
-}
-
-impl Names {
-    /// The names under this prefix.
-    #[must_use]
-    pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
-    }
-
-    /// The exchange of commands.
-    #[must_use]
-    pub fn commands(&self) -> String {
-        format!("{}.commands", self.prefix)
-    }
-
-    /// The exchange of events.
-    #[must_use]
-    pub fn events(&self) -> String {
-        format!("{}.events", self.prefix)
-    }
-
-    /// Exchange and queue of commands that nobody wants.
-    #[must_use]
-    pub fn unrouted(&self) -> String {
-        format!("{}.unrouted", self.prefix)
-    }
-
-    /// Exchange and queue of dead letters.
-    #[must_use]
-    pub fn dead(&self) -> String {
-        format!("{}.dead", self.prefix)
-    }
-
-    /// Exchange and queue of a delay step.
-    #[must_use]
-    pub fn delay(&self, step: DelayStep) -> String {
-        format!("{}.delay.{}", self.prefix, step.name())
-    }
-
-    /// A consumed queue.
-    #[must_use]
-    pub fn queue(&self, queue: &Queue) -> String {
-        match queue {
-            Queue::Plugin(plugin) => format!("{}.plugin.{plugin}", self.prefix),
-            Queue::Poll(plugin) => format!("{}.poll.{plugin}", self.prefix),
-            Queue::Core => format!("{}.core", self.prefix),
-            Queue::Unrouted => self.unrouted(),
-        }
-    }
-
-    /// The queue of a subscription. Neither one of the server's `amq.gen-` names nor one of the service's own: replies
-    /// are sent to no such queue.
-    pub(super) fn subscription(&self) -> String {
-        format!("{}-subscription.{}", self.prefix, uuid::Uuid::new_v4())
-    }
+/// An exchange passes on to another whatever it gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Forward {
+    /// From.
+    pub from: String,
+    /// To.
+    pub to: String,
+    /// What for.
+    pub reason: &'static str,
 }
 
 impl Topology {
@@ -196,7 +133,18 @@ impl Topology {
     #[must_use]
     pub fn new(prefix: &str, plugins: &[Name], delivery_limit: u32) -> Self {
         let names = Names::new(prefix);
-        let mut topology = Self { exchanges: exchanges(&names), queues: Vec::new(), bindings: Vec::new() };
+        let mut topology = Self {
+            exchanges: exchanges(&names),
+            queues: Vec::new(),
+            bindings: Vec::new(),
+            forwards: vec![Forward {
+                from: names.dead(),
+                to: names.expired(),
+                reason: "arguments of a queue are fixed once it exists, so all dead letters still go to one exchange; \
+                         what expired is told from the rest behind it",
+            }],
+            retired: vec![binding(&names.dead(), &names.dead(), String::new())],
+        };
         let consumed = |queue: &Queue, reason| QueueDeclaration {
             name: names.queue(queue),
             arguments: consumed_arguments(&names, delivery_limit),
@@ -231,18 +179,37 @@ impl Topology {
         for step in DelayStep::ALL {
             topology.add(delay_queue(&names, step), &names.delay(step), &[String::new()]);
         }
-        topology.add(dead_queue(&names), &names.dead(), &[String::new()]);
+        topology.add(
+            consumed(&Queue::Expired, "commands whose expiration was over in their queue: they are answered, not lost"),
+            &names.expired(),
+            &[],
+        );
+        topology.bindings.push(Binding {
+            arguments: died_of("expired"),
+            ..binding(&names.expired(), &names.expired(), String::new())
+        });
+        topology.add(dead_queue(&names), &names.kept(), &[String::new()]);
         topology
     }
 
     fn add(&mut self, queue: QueueDeclaration, exchange: &str, patterns: &[String]) {
-        self.bindings.extend(patterns.iter().map(|pattern| Binding {
-            exchange: exchange.to_owned(),
-            queue: queue.name.clone(),
-            pattern: pattern.clone(),
-        }));
+        self.bindings.extend(patterns.iter().map(|pattern| binding(exchange, &queue.name, pattern.clone())));
         self.queues.push(queue);
     }
+}
+
+fn binding(exchange: &str, queue: &str, pattern: String) -> Binding {
+    Binding { exchange: exchange.to_owned(), queue: queue.to_owned(), pattern, arguments: Vec::new() }
+}
+
+/// Matches what died for the first time of this. Headers whose names begin with `x-` count by this kind of match only.
+///
+/// <https://www.rabbitmq.com/docs/dlx#effects>, <https://www.rabbitmq.com/docs/exchanges#headers>
+fn died_of(reason: &str) -> Vec<Argument> {
+    vec![
+        text("x-match", "all-with-x".to_owned(), "the broker's own headers count too"),
+        text(FIRST_DEATH_REASON, reason.to_owned(), "why the broker took it from its queue"),
+    ]
 }
 
 fn exchanges(names: &Names) -> Vec<ExchangeDeclaration> {
@@ -254,7 +221,12 @@ fn exchanges(names: &Names) -> Vec<ExchangeDeclaration> {
             ..plain(names.commands(), ExchangeKind::Topic, "drivers, gateway and scheduler publish commands here")
         },
         plain(names.events(), ExchangeKind::Topic, "outcomes and platform events; each driver binds queues of its own"),
-        plain(names.dead(), ExchangeKind::Fanout, "takes what cannot be handled"),
+        plain(names.dead(), ExchangeKind::Fanout, "takes what cannot be handled, and what has expired"),
+        plain(names.kept(), ExchangeKind::Fanout, "takes what did not expire"),
+        ExchangeDeclaration {
+            arguments: vec![text("alternate-exchange", names.kept(), "whatever did not expire is a dead letter")],
+            ..plain(names.expired(), ExchangeKind::Headers, "looks at why a message died")
+        },
     ];
     exchanges.extend(DelayStep::ALL.map(|step| {
         let reason = "one exchange for each step: the message keeps its own routing key on the way";
@@ -358,6 +330,9 @@ mod tests {
         for binding in &topology.bindings {
             assert!(topology.exchanges.iter().any(|e| e.name == binding.exchange), "{binding:?}");
             assert!(topology.queues.iter().any(|q| q.name == binding.queue), "{binding:?}");
+        }
+        for Forward { from, to, .. } in &topology.forwards {
+            assert!([from, to].iter().all(|end| topology.exchanges.iter().any(|e| e.name == **end)), "{from} -> {to}");
         }
     }
 }

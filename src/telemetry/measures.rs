@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 pub const AMQP_RECONNECTS: &str = "metagov_amqp_reconnects_total";
 /// 1 while the broker takes no messages, for it is short of memory or disk.
 pub const AMQP_BLOCKED: &str = "metagov_amqp_blocked";
-/// Messages that a worker was handed; label `queue`: `plugin`, `poll`, `core` or `unrouted`.
+/// Messages that a worker was handed; label `queue`: `plugin`, `poll`, `core`, `unrouted` or `expired`.
 pub const DELIVERIES: &str = "metagov_deliveries_total";
 /// Deliveries that came to an end; label `verdict`, as in the log.
 pub const SETTLED: &str = "metagov_settled_total";

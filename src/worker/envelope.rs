@@ -3,6 +3,7 @@
 //! Everything that AMQP says about a command is read and checked here, once; from here on the worker knows no message
 //! properties. Up: a [`Delivery`](crate::bus::Delivery). Down: [`super::handle`], which acts on command and envelope.
 
+use chrono::Utc;
 use metagov_sdk::contract::{
     Command, CommandKey, CommandRejected, CommunitySlug, Event, EventBody, EventId, EventScope, MessageId, Name,
     Problem, ProblemKind, Timestamp, TraceParent, event::derive_uuid,
@@ -16,7 +17,7 @@ use super::{
     wait::{self, DUE_HEADER},
 };
 use crate::{
-    bus::{ATTEMPT_HEADER, Message},
+    bus::{ATTEMPT_HEADER, EXPIRES_HEADER, Message},
     store::{InboxEntry, OutboxEvent},
 };
 
@@ -64,6 +65,8 @@ pub(super) struct Opened {
     pub(super) envelope: Envelope,
     /// What it asks for.
     pub(super) command: Result<Command, Problem>,
+    /// Whether its time was over before it was handled.
+    pub(super) expired: bool,
 }
 
 impl Opened {
@@ -155,7 +158,17 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         community,
         plugin,
     };
-    Opened { envelope, command }
+    let expires = properties.headers.get(EXPIRES_HEADER).and_then(|at| wait::read(at));
+    Opened { envelope, command, expired: expires.is_some_and(|at| at <= Utc::now()) }
+}
+
+/// Notes in a copy when it expires: in a delay queue the broker forgets how long a message may wait. An upper bound, for
+/// nobody says how long it has waited before.
+pub(super) fn keep_expiry(message: &mut Message) {
+    if let Some(left) = message.properties.expiration {
+        let at = (Utc::now() + left).timestamp_millis().to_string();
+        message.properties.headers.entry(EXPIRES_HEADER.to_owned()).or_insert(at);
+    }
 }
 
 type Read = (Result<Command, Problem>, Option<CommunitySlug>, Option<Name>);

@@ -133,6 +133,7 @@ impl Handlers {
             return Ok(elsewhere);
         }
         let verdict = match command {
+            _ if opened.expired && !self.has_begun(envelope).await? => Err(expired().into()),
             Command::CommunityApply(body) => self.apply_community(envelope, body).await,
             Command::CommunityDelete(body) => self.delete_community(envelope, body).await,
             Command::PluginEnable(plugin, body) => self.enable_plugin(envelope, &plugin, body).await,
@@ -170,6 +171,12 @@ impl Handlers {
             }
             Some(Seen::Finished { .. }) => Err(conflict().into()),
         }
+    }
+
+    /// Whether an attempt at this has begun, or ended: what has expired is finished all the same, then.
+    async fn has_begun(&self, envelope: &Envelope) -> Result<bool, StoreError> {
+        let Some(entry) = envelope.inbox() else { return Ok(false) };
+        Ok(self.store.seen(&entry.community, &entry.message_id).await?.is_some())
     }
 
     /// The request part of a call on behalf of this command.
@@ -243,6 +250,13 @@ pub(super) fn state_change(instance: &LoadedInstance, state: Option<Value>) -> O
 pub(super) fn conflict() -> Problem {
     let detail = "this message_id was used before in this community for another command; use a new one";
     Problem::new(ProblemKind::Conflict, detail)
+}
+
+/// The problem of a command whose time is over.
+fn expired() -> Problem {
+    let detail = "the expiration of this command was over before a worker began with it; nothing was executed. Publish \
+                  it again under a new message_id with more time, or with no expiration";
+    Problem::new(ProblemKind::Expired, detail)
 }
 
 /// The problem of a config with secrets that cannot be sealed.

@@ -27,12 +27,14 @@ use tracing::info;
 
 use super::{
     bookings::Bookings,
-    envelope::{NONCE_HEADER, Opened, open},
+    envelope::{NONCE_HEADER, Opened, keep_expiry, open},
     settle::Settler,
     shares::{Limits, Next, Owner, Shares, Throttled},
 };
 use crate::{
-    bus::{DelayStep, Deliveries, Delivery, Destination, Outgoing, SUSPECT_HEADER, THROTTLED_HEADER},
+    bus::{
+        DelayStep, Deliveries, Delivery, Destination, Outgoing, Queue, SUSPECT_HEADER, THROTTLED_HEADER, has_expired,
+    },
     config,
     telemetry::measures,
 };
@@ -191,7 +193,7 @@ impl Intake {
         if delivery.message.body.len() > SMALL {
             self.large.push_back(delivery);
         } else {
-            let taken = read(delivery, &self.settler);
+            let taken = read(delivery, &self.settler, self.kind);
             self.offer(taken);
         }
     }
@@ -200,8 +202,8 @@ impl Intake {
         if self.opening.is_none()
             && let Some(delivery) = self.large.pop_front()
         {
-            let settler = Arc::clone(&self.settler);
-            self.opening = Some(tokio::task::spawn_blocking(move || read(delivery, &settler)));
+            let (settler, kind) = (Arc::clone(&self.settler), self.kind);
+            self.opening = Some(tokio::task::spawn_blocking(move || read(delivery, &settler, kind)));
         }
     }
 
@@ -303,11 +305,18 @@ async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::Jo
     }
 }
 
-fn read(delivery: Delivery, settler: &Settler) -> Taken {
+fn read(delivery: Delivery, settler: &Settler, queue: &'static str) -> Taken {
     let mut opened = open(&delivery.message, &settler.limits);
     let headers = &delivery.message.properties.headers;
     opened.envelope.suspect = delivery.redelivered || headers.contains_key(SUSPECT_HEADER);
     opened.envelope.last_chance = delivery.last_chance;
+    if queue == Queue::Expired.kind() {
+        opened.expired = has_expired(&delivery.message);
+        // Something else ended it, after a wait in a delay queue, where everything expires: the broker has given it up.
+        let given_up = !opened.expired;
+        opened.envelope.suspect |= given_up;
+        opened.envelope.last_chance |= given_up;
+    }
     let parked = headers.get(THROTTLED_HEADER).and_then(|count| count.parse().ok()).unwrap_or(0);
     Taken { delivery, opened, parked }
 }
@@ -335,6 +344,7 @@ fn step_after(parked: u32) -> DelayStep {
 /// The copy that comes back later.
 fn parked_copy(taken: &Taken, step: DelayStep) -> Outgoing {
     let mut message = taken.delivery.message.clone();
+    keep_expiry(&mut message);
     let headers = &mut message.properties.headers;
     headers.insert(THROTTLED_HEADER.to_owned(), taken.parked.saturating_add(1).to_string());
     headers.insert(NONCE_HEADER.to_owned(), taken.opened.envelope.nonce().to_string());

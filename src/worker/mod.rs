@@ -120,7 +120,7 @@ impl Worker {
         let limits = Limits { max_body_bytes: settings.max_body_bytes, prefix: prefix.to_owned(), tenancy };
         let suspects = Suspects::new(&store, usize::from(Sharing::new(settings, None).prefetch()));
         let settler = Settler { handlers, committer, bus: bus.clone(), store, limits, suspects, abort };
-        let mut queues = vec![Queue::Core, Queue::Unrouted];
+        let mut queues = vec![Queue::Core, Queue::Unrouted, Queue::Expired];
         queues.extend(plugins.iter().flat_map(|plugin| [Queue::Plugin(plugin.clone()), Queue::Poll(plugin.clone())]));
         let plugins = u8::try_from(plugins.len()).unwrap_or(u8::MAX);
         Self { settler: Arc::new(settler), bus, queues, plugins, settings: settings.clone(), tasks }
@@ -137,7 +137,7 @@ impl Worker {
         for queue in &self.queues {
             let plugin = match queue {
                 Queue::Plugin(plugin) | Queue::Poll(plugin) => Some(plugin.as_str()),
-                Queue::Core | Queue::Unrouted => None,
+                Queue::Core | Queue::Unrouted | Queue::Expired => None,
             };
             let sharing = Sharing::new(&self.settings, plugin);
             // What concerns several plugins goes to whoever has the most of them first.

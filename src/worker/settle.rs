@@ -14,7 +14,7 @@ use tracing::{Instrument, Span, debug, error, field, info, info_span, warn};
 use super::{
     answer::{to_events, to_reply},
     committer::{Committer, Settled, republish},
-    envelope::{Envelope, Limits, NONCE_HEADER, Opened},
+    envelope::{Envelope, Limits, NONCE_HEADER, Opened, keep_expiry},
     handle::{Handlers, conflict},
     intake::Taken,
     patience::Patience,
@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     bus::{
-        ATTEMPT_HEADER, Bus, DelayStep, Destination, Message, Outgoing, Published, REASON_HEADER, SUSPECT_HEADER,
-        THROTTLED_HEADER,
+        ATTEMPT_HEADER, Bus, DelayStep, Destination, EXPIRES_HEADER, Message, Outgoing, Published, REASON_HEADER,
+        SUSPECT_HEADER, THROTTLED_HEADER,
     },
     failpoint::failpoint,
     store::{InboxEntry, Keep, Seen, Store, StoreError, Unit},
@@ -328,11 +328,18 @@ impl Settler {
 pub(super) fn next_attempt(envelope: &Envelope, message: &Message, called: bool) -> Message {
     let attempt = envelope.attempt + u32::from(called);
     let mut copy = message.clone();
+    if !called {
+        keep_expiry(&mut copy);
+    }
     let headers = &mut copy.properties.headers;
     headers.insert(ATTEMPT_HEADER.to_owned(), attempt.to_string());
     headers.insert(NONCE_HEADER.to_owned(), envelope.nonce().to_string());
     headers.remove(DUE_HEADER);
     headers.remove(THROTTLED_HEADER);
+    if called {
+        // What has begun is finished, whatever time it had.
+        headers.remove(EXPIRES_HEADER);
+    }
     if envelope.suspect && !called {
         // Nobody has handled it, and the broker forgets with this delivery that there was one before.
         headers.insert(SUSPECT_HEADER.to_owned(), true.to_string());

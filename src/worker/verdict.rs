@@ -13,6 +13,7 @@
 //! | (not called: three workers died of it, or the broker is about to give it up) | `action.failed`, or `action.uncertain` where it is `unsafe`; and `metagov.dead` | `process.failed`; and `metagov.dead` | kept in `errors`, `process.updated`; and `metagov.dead` | the same | `command.rejected`; and `metagov.dead` | the same |
 //! | (not begun: its community is over its share) | parked on the delay ladder, no attempt counted | the same | the same | the same | the same | the same |
 //! | (not called: this worker does not run its plugin) | passed on to one that does, no attempt counted; `command.rejected` where there is none | the same | the same | the same | the same | the same |
+//! | (not begun: its `expiration` was over, in its queue or on the ladder) | `command.rejected` with `expired` | the same | the same | the same | the same | the same |
 //! | cannot be read | `command.rejected`; where nobody could recognise that answer, also `metagov.dead` | | | | | |
 //!
 //! Called again means under the same idempotency key and with the finished steps at hand; so are all polls by which the

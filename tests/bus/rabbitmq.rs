@@ -51,6 +51,34 @@ async fn proxied(heartbeat: Duration) -> (Proxy, Settings, Bus) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_earlier_version_has_bound_makes_no_second_copy() {
+    tell(On::RabbitMq, |rig: Rig| async move {
+        rig.bus.apply_topology(&[plugin()]).await.expect("it is declared");
+        let (_connection, channel) = raw_channel().await;
+        let dead = format!("{}.dead", rig.settings.prefix);
+        let bound = channel.queue_bind(
+            dead.as_str().into(),
+            dead.as_str().into(),
+            "".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        bound.await.expect("as earlier versions did");
+        rig.bus.apply_topology(&[plugin()]).await.expect("an upgrade");
+        let letter = Outgoing { to: Destination::Dead, ..command("letter") };
+        assert_eq!(rig.bus.publish(vec![letter]).await.expect("it is open"), [Published::Routed]);
+        let mut late = command("late");
+        late.message.properties.expiration = Some(Duration::from_millis(1));
+        rig.bus.publish(vec![late]).await.expect("it is open");
+        let mut expired = rig.bus.consume(Queue::Expired, 10);
+        assert_eq!(id(&next(&mut expired).await.message), "late");
+        let letters = rig.bus.dead_letters(&mut |_| DeadVerdict::Discard).await.expect("they can be read");
+        assert_eq!(letters.iter().map(DeadLetter::id).collect::<Vec<_>>(), ["letter"]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_while_the_connections_are_cut_again_and_again() {
     const COMMANDS: usize = 4000;
     let (proxy, settings, bus) = proxied(Duration::from_secs(10)).await;

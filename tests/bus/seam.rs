@@ -7,7 +7,7 @@ use std::{
 
 use metagov::bus::{
     ATTEMPT_HEADER, BusError, DeadVerdict, DelayStep, Destination, Outgoing, Properties, Published, Queue,
-    REASON_HEADER,
+    REASON_HEADER, has_expired,
 };
 use rand::seq::SliceRandom;
 use tokio::time::Instant;
@@ -42,6 +42,7 @@ on_both!(
     a_command_that_no_plugin_wants_reaches_the_unrouted_queue,
     a_delayed_copy_comes_back_to_its_own_queue_and_not_too_early,
     a_message_that_comes_back_too_often_is_set_aside,
+    a_command_that_expires_in_its_queue_is_no_dead_letter,
     dead_letters_are_kept_retried_or_discarded_as_decided,
     a_subscription_gets_what_its_patterns_want_and_nothing_else,
     a_reply_reaches_the_queue_that_asked_for_it,
@@ -232,6 +233,25 @@ async fn a_message_that_comes_back_too_often_is_set_aside(rig: Rig) {
     assert_eq!(dead[0].id(), "deadly");
     assert_eq!(dead[0].reason(), Some("delivery_limit"));
     assert_eq!(dead[0].queue(), Some(format!("{}.plugin.randomness", rig.settings.prefix).as_str()));
+}
+
+async fn a_command_that_expires_in_its_queue_is_no_dead_letter(rig: Rig) {
+    let mut expired = rig.bus.consume(Queue::Expired, 10);
+    soon("consuming", rig.bus.wait_until_consuming()).await;
+    rig.bus.apply_topology(&[plugin()]).await.expect("it is declared");
+    let mut late = command("late");
+    late.message.properties.expiration = Some(Duration::from_millis(1));
+    let dead = Outgoing { to: Destination::Dead, ..command("dead") };
+    publish(&rig, vec![late, dead]).await;
+
+    let delivery = next(&mut expired).await;
+    assert_eq!(
+        (id(&delivery.message), delivery.message.routing_key.as_str()),
+        ("late", "action.randomness.random-int")
+    );
+    assert!(has_expired(&delivery.message));
+    let letters = rig.bus.dead_letters(&mut |_| DeadVerdict::Discard).await.expect("they can be read");
+    assert_eq!(letters.iter().map(metagov::bus::DeadLetter::id).collect::<Vec<_>>(), ["dead"]);
 }
 
 async fn dead_letters_are_kept_retried_or_discarded_as_decided(rig: Rig) {

@@ -9,6 +9,7 @@ mod actions;
 mod bad_input;
 mod communities;
 mod deliveries;
+mod expiry;
 mod hostile;
 mod isolation;
 mod placement;

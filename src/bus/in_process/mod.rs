@@ -71,15 +71,15 @@ impl InProcess {
         message.properties.headers.retain(|name, _| !dead_letter::is_brokers_note(name));
         message.properties.user_id = None;
         let queues = match to {
-            Destination::Commands => self.read().route(&self.names.commands(), &message.routing_key),
-            Destination::Events => self.read().route(&self.names.events(), &message.routing_key),
+            Destination::Commands => self.read().route(&self.names.commands(), &message),
+            Destination::Events => self.read().route(&self.names.events(), &message),
             Destination::Dead => {
                 message.properties.expiration = None;
-                self.read().route(&self.names.dead(), &message.routing_key)
+                self.read().route(&self.names.dead(), &message)
             }
             Destination::Delay(step) => {
                 message.properties.expiration = Some(step.jittered());
-                self.read().route(&self.names.delay(step), &message.routing_key)
+                self.read().route(&self.names.delay(step), &message)
             }
             Destination::Reply { queue } => {
                 is_reply_queue(&queue).then(|| self.read().queue(&queue)).flatten().into_iter().collect()
@@ -95,16 +95,20 @@ impl InProcess {
     }
 
     fn enqueue(self: &Arc<Self>, queue: &Arc<MemoryQueue>, message: Message) {
-        let Some(longest) = queue.time_to_live() else {
-            queue.push(message);
-            return;
-        };
-        let wait = message.properties.expiration.map_or(longest, |own| own.min(longest));
+        let (own, longest) = (message.properties.expiration, queue.time_to_live());
+        // What waits in a delay queue is handed to nobody; anything else may be until its time is over.
+        let (position, message) =
+            if longest.is_some() { (None, Some(message)) } else { (Some(queue.push(message)), None) };
+        let Some(wait) = own.into_iter().chain(longest).min() else { return };
         let (bus, queue) = (Arc::clone(self), Arc::clone(queue));
         self.runtime.spawn(async move {
             tokio::select! {
                 () = bus.closed.cancelled() => {}
-                () = tokio::time::sleep(wait) => bus.bury(&queue, message, "expired"),
+                () = tokio::time::sleep(wait) => {
+                    if let Some(message) = message.or_else(|| queue.remove(position?)) {
+                        bus.bury(&queue, message, "expired");
+                    }
+                }
             }
         });
     }
@@ -114,7 +118,7 @@ impl InProcess {
         message.properties.expiration = None;
         dead_letter::note(&mut message, reason, queue.name());
         let Some(exchange) = queue.dead_letter_exchange() else { return };
-        let heirs = self.read().route(exchange, &message.routing_key);
+        let heirs = self.read().route(exchange, &message);
         for heir in heirs {
             self.enqueue(&heir, message.clone());
         }
@@ -152,6 +156,7 @@ impl InProcess {
             exchange: self.names.events(),
             queue: name.clone(),
             pattern: pattern.clone(),
+            arguments: Vec::new(),
         }));
         let (outgoing, incoming) = mpsc::channel(SUBSCRIPTION_BUFFER);
         let bus = Arc::clone(self);
@@ -181,7 +186,7 @@ impl InProcess {
                     self.publish(vec![letter.revived()])?;
                     queue.remove(position);
                 }
-                DeadVerdict::Discard => queue.remove(position),
+                DeadVerdict::Discard => drop(queue.remove(position)),
             }
             shown.push(letter);
         }

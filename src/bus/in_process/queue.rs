@@ -92,13 +92,15 @@ impl MemoryQueue {
         Depth { waiting: number(self.contents().ready.len()), consumers: number(consumers) }
     }
 
-    pub(super) fn push(&self, message: Message) {
+    /// Puts a message at the end; answers its position.
+    pub(super) fn push(&self, message: Message) -> u64 {
         let mut contents = self.contents();
         let position = contents.next_position;
         contents.next_position += 1;
         contents.ready.insert(position, Stored { message, returns: 0, position });
         drop(contents);
         self.arrived.notify_one();
+        position
     }
 
     pub(super) fn put_back(&self, stored: Stored) {
@@ -132,8 +134,9 @@ impl MemoryQueue {
         self.contents().ready.iter().map(|(position, stored)| (*position, stored.message.clone())).collect()
     }
 
-    pub(super) fn remove(&self, position: u64) {
-        self.contents().ready.remove(&position);
+    /// Takes what waits at this position; `None` where somebody has it.
+    pub(super) fn remove(&self, position: u64) -> Option<Message> {
+        self.contents().ready.remove(&position).map(|stored| stored.message)
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {

@@ -5,13 +5,13 @@
 
 use lapin::{
     Channel, Connection, ExchangeKind as LapinKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
 
 use crate::bus::{
     Depth,
-    topology::{Argument, ArgumentValue, ExchangeKind, Topology},
+    topology::{Argument, ArgumentValue, Binding, ExchangeKind, Forward, Topology},
 };
 
 /// A declaration that failed; the channel is closed by it.
@@ -29,6 +29,7 @@ pub(super) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
         let kind = match exchange.kind {
             ExchangeKind::Topic => LapinKind::Topic,
             ExchangeKind::Fanout => LapinKind::Fanout,
+            ExchangeKind::Headers => LapinKind::Headers,
         };
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let declared = channel.exchange_declare(name(&exchange.name), kind, options, table(&exchange.arguments));
@@ -45,9 +46,19 @@ pub(super) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
             name(&binding.exchange),
             name(&binding.pattern),
             QueueBindOptions::default(),
-            FieldTable::default(),
+            table(&binding.arguments),
         );
         bound.await.map_err(|error| Refused { entity: binding.queue.clone(), error })?;
+    }
+    for Forward { from, to, .. } in &topology.forwards {
+        let (none, options) = (FieldTable::default(), ExchangeBindOptions::default());
+        let bound = channel.exchange_bind(name(to), name(from), "".into(), options, none);
+        bound.await.map_err(|error| Refused { entity: to.clone(), error })?;
+    }
+    // Last: in between a message may reach two queues, and never none. A binding that is not there is no error.
+    for Binding { exchange, queue, pattern, .. } in &topology.retired {
+        let taken = channel.queue_unbind(name(queue), name(exchange), name(pattern), FieldTable::default());
+        taken.await.map_err(|error| Refused { entity: queue.clone(), error })?;
     }
     Ok(())
 }

@@ -95,7 +95,7 @@ impl Declaring {
     async fn queue(&self, channel: &Channel, queue: &Queue) -> Result<(), Refused> {
         match queue {
             Queue::Plugin(plugin) | Queue::Poll(plugin) => self.declare(channel, std::slice::from_ref(plugin)).await,
-            Queue::Core | Queue::Unrouted => self.shared(channel).await,
+            Queue::Core | Queue::Unrouted | Queue::Expired => self.shared(channel).await,
         }
     }
 

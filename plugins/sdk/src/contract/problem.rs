@@ -78,6 +78,8 @@ kinds! {
     InvalidOutput = "invalid-output", 500, "The plugin's answer breaks its own schema";
     /// The body is larger than the limit.
     TooLarge = "too-large", 413, "The body is too large";
+    /// Its `expiration` was over before it was handled.
+    Expired = "expired", 410, "The command expired before it was handled";
     /// The same key was used before for something else.
     Conflict = "conflict", 409, "The key was used before for another command";
     /// No such process in this community.
