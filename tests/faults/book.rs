@@ -9,7 +9,10 @@ use std::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::command::{Command, Properties};
+use crate::{
+    command::{Command, Properties},
+    heard::Heard,
+};
 
 /// What a driver knows of one command.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub(crate) struct Entry {
     pub(crate) answered: Option<Instant>,
     /// Its final events, each once for each id and body.
     pub(crate) finals: Vec<Final>,
+    /// How the kinds begin that answer it, beside a rejection.
+    answers: &'static [&'static str],
 }
 
 /// A final event.
@@ -53,42 +58,72 @@ pub(crate) struct Book {
     pub(crate) spoken: HashSet<String>,
     /// Commands whose answers nobody can recognise: whichever comes is taken for that of the next one.
     nameless: VecDeque<String>,
-    /// All events that are no final event of an action, as they arrived.
-    pub(crate) others: Vec<Value>,
+    /// Every event, whatever it answers.
+    pub(crate) heard: Heard,
+}
+
+/// How the kinds begin that answer a command. A webhook, which the platform was thanked for, has no answer but a refusal.
+fn answers(routing_key: &str) -> &'static [&'static str] {
+    let words: Vec<_> = routing_key.split('.').collect();
+    match words[..] {
+        ["action", ..] => &["action."],
+        ["community", ..] => &["community."],
+        ["plugin", ..] => &["plugin."],
+        ["process", .., "start"] => &["process.started", "process.failed"],
+        ["process", .., "close"] => &["process.updated", "process.completed", "process.failed"],
+        _ => &[],
+    }
 }
 
 impl Book {
     /// A command goes out, for the first time or once more.
     pub(crate) fn note_sent(&mut self, command: &Command) {
         let Vacant(place) = self.entries.entry(command.id.clone()) else { return };
-        place.insert(Entry { sent: Instant::now(), tries: 0, acknowledged: false, answered: None, finals: Vec::new() });
+        place.insert(Entry {
+            sent: Instant::now(),
+            tries: 0,
+            acknowledged: false,
+            answered: None,
+            finals: Vec::new(),
+            answers: answers(&command.key),
+        });
         if matches!(command.properties, Properties::Nameless) {
             self.nameless.push_back(command.id.clone());
         }
     }
 
     /// An event has come.
-    pub(crate) fn note(&mut self, event: Value, data: &[u8]) {
+    pub(crate) fn note(&mut self, event: &Value, data: &[u8]) {
         let text = String::from_utf8_lossy(data);
         self.spoken.extend(self.unspeakable.iter().filter(|word| text.contains(*word)).cloned());
-        let kind = event["type"].as_str().expect("an event has a type").trim_start_matches("org.metagov.").to_owned();
-        // The same for whoever says nothing strange; else it is the first that tells commands apart.
-        let cause = event["correlationid"].as_str().or(event["causationid"].as_str());
-        let last = ["action.", "command.rejected", "community.", "process.started"];
-        if !last.iter().any(|start| kind.starts_with(start)) {
-            self.others.push(event);
-            return;
-        }
-        let cause = cause.map_or_else(|| self.nameless.pop_front().unwrap_or_default(), str::to_owned);
-        let Some(entry) = self.entries.get_mut(&cause) else {
-            self.strangers.push(cause);
-            return;
-        };
-        entry.answered.get_or_insert_with(Instant::now);
-        let id = event["id"].as_str().expect("an event has an id").to_owned();
         let mut hasher = DefaultHasher::new();
         data.hash(&mut hasher);
-        let (body, problem) = (hasher.finish(), event["data"]["problem"].clone());
+        let body = hasher.finish();
+        self.heard.note(event, body);
+        let kind = event["type"].as_str().expect("an event has a type").trim_start_matches("org.metagov.").to_owned();
+        let (correlation, causation) = (event["correlationid"].as_str(), event["causationid"].as_str());
+        // Both are the same for whoever says nothing strange. Who does is known by the first, but events of a process
+        // carry that of its start there, whatever caused them.
+        let cause = if kind.starts_with("process.") { causation.or(correlation) } else { correlation.or(causation) };
+        let answers_somebody = ["action.", "command.rejected", "community.", "process.started"];
+        let answers_somebody = answers_somebody.iter().any(|start| kind.starts_with(start));
+        let cause = match cause {
+            Some(cause) => cause.to_owned(),
+            None if answers_somebody => self.nameless.pop_front().unwrap_or_default(),
+            None => return,
+        };
+        let Some(entry) = self.entries.get_mut(&cause) else {
+            if answers_somebody {
+                self.strangers.push(cause);
+            }
+            return;
+        };
+        if kind != "command.rejected" && !entry.answers.iter().any(|start| kind.starts_with(start)) {
+            return;
+        }
+        entry.answered.get_or_insert_with(Instant::now);
+        let id = event["id"].as_str().expect("an event has an id").to_owned();
+        let problem = event["data"]["problem"].clone();
         match entry.finals.iter_mut().find(|known| known.id == id && known.body == body) {
             Some(known) => known.copies += 1,
             None => entry.finals.push(Final { id, kind, body, problem, copies: 1 }),

@@ -1,4 +1,4 @@
-//! The broker goes away, hangs, runs out of something, or closes a channel.
+//! The broker goes away, hangs, loses a queue, or closes a channel.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     driver::Command,
+    mix::Mix,
     proxy::Proxy,
     rig::{Rig, Service, Setup, Size, declare},
     table::Row,
@@ -37,7 +38,8 @@ async fn all_back(rig: &Rig, service: &Service, from: &[u64]) -> Option<Duration
     Some(began.elapsed())
 }
 
-fn log_lengths(service: &Service) -> Vec<u64> {
+/// How much each process has logged so far.
+pub(crate) fn log_lengths(service: &Service) -> Vec<u64> {
     service.processes.iter().map(Process::log_length).collect()
 }
 
@@ -46,10 +48,11 @@ fn reconnects(service: &Service) -> usize {
     service.processes.iter().map(|process| process.log_from(0).matches(BACK).count()).min().unwrap_or(0)
 }
 
-/// The broker stops and starts, by turns as an application and as a whole, in the middle of a stream of commands.
+/// The broker stops and starts, by turns as an application, in a crash and as a whole, in the middle of a stream of commands.
 pub(crate) async fn t08(rig: &mut Rig, size: Size) -> Row {
-    let (rounds, count) = (size.of(10, 2), size.of(5_000, 1_000));
-    let mut service = rig.service(Setup { workers: 2, ..Setup::default() }).await;
+    let (rounds, count) = (size.of(12, 3), size.of(5_000, 700));
+    let mut service = rig.service(Setup { workers: 2, schedulers: 1, ..Setup::default() }).await;
+    let mixing = Mix::begin(rig, &service).await.go_on();
     let mut commands = Vec::new();
     let mut slowest = Some(Duration::ZERO);
     for round in 0..rounds {
@@ -57,23 +60,35 @@ pub(crate) async fn t08(rig: &mut Rig, size: Size) -> Row {
         let sending = service.send(&part);
         service.answered(&part, count / 4).await;
         let from = log_lengths(&service);
-        let took = if round % 2 == 0 {
+        if round % 3 == 0 {
             rig.broker.ctl(&["stop_app"]).await;
-            tokio::join!(rig.broker.ctl(&["start_app"]), all_back(rig, &service, &from)).1
+        } else if round % 3 == 1 {
+            rig.broker.kill().await;
         } else {
             rig.broker.stop().await;
-            tokio::join!(rig.broker.start_again(), all_back(rig, &service, &from)).1
+        }
+        let again = async {
+            if round % 3 == 0 {
+                rig.broker.ctl(&["start_app"]).await;
+            } else {
+                rig.broker.start_again().await;
+            }
         };
+        let took = tokio::join!(again, all_back(rig, &service, &from)).1;
         slowest = slowest.zip(took).map(|(slowest, took)| slowest.max(took));
         sending.done().await;
         service.answered(&part, count).await;
         commands.extend(part);
     }
-    let tally = service.settle(&commands, &["action.completed"]).await;
-    Row::new("T08", format!("RabbitMQ restarted {rounds} ×, by turns `stop_app` and the whole node"))
-        .counts(tally)
-        .at_least("reconnects of each worker", reconnects(&service), rounds)
-        .within("consuming again after", slowest, SOON)
+    let (tally, mixed) = mixing.end().await.settle(&mut service, &commands, &["action.completed"]).await;
+    let row = Row::new(
+        "T08",
+        format!("RabbitMQ restarted {rounds} ×, by turns `stop_app`, `kill -9` and stopped as a whole"),
+    )
+    .counts(tally)
+    .at_least("reconnects of each process", reconnects(&service), rounds)
+    .within("consuming again after", slowest, SOON);
+    mixed.judge(row)
 }
 
 /// The broker stays away for longer than lapin's own recovery would try.
@@ -182,76 +197,8 @@ pub(crate) async fn t11(rig: &mut Rig, size: Size) -> Row {
     .within("consuming again after", took, Duration::from_secs(15))
 }
 
-/// An alarm of the broker: it takes no messages from anybody for a while.
-struct Alarm {
-    id: &'static str,
-    what: &'static str,
-    raise: [&'static str; 2],
-    clear: [&'static str; 2],
-}
-
-/// Out of memory.
-pub(crate) async fn t12(rig: &mut Rig, size: Size) -> Row {
-    let (raise, clear) = (["set_vm_memory_high_watermark", "0"], ["set_vm_memory_high_watermark", "0.4"]);
-    alarm(rig, size, Alarm { id: "T12", what: "memory alarm", raise, clear }).await
-}
-
-/// Out of disk.
-pub(crate) async fn t13(rig: &mut Rig, size: Size) -> Row {
-    let (raise, clear) = (["set_disk_free_limit", "100000GB"], ["set_disk_free_limit", "50MB"]);
-    alarm(rig, size, Alarm { id: "T13", what: "disk alarm", raise, clear }).await
-}
-
-/// While the alarm is on nothing grows and no connection is lost; afterwards everything is told soon.
-///
-/// A delivery is acknowledged after its outcome is confirmed, so what was fetched stays unacknowledged until the broker
-/// takes messages again; it is bounded by the prefetch.
-async fn alarm(rig: &mut Rig, size: Size, alarm: Alarm) -> Row {
-    const WORKERS: usize = 2;
-    const CONCURRENCY: usize = 16;
-    let (time, count) = (size.of(Duration::from_mins(1), Duration::from_secs(10)), size.of(4_000, 1_500));
-    let settings = vec![("worker.concurrency", CONCURRENCY.to_string())];
-    let mut service = rig.service(Setup { workers: WORKERS, settings, ..Setup::default() }).await;
-    let commands = service.commands(count, "keyed", &json!({ "deeds": [{ "wait": 20 }], "calls": true }));
-    service.driver.send(&commands).await;
-    service.answered(&commands, count / 4).await;
-    let (from, before) = (log_lengths(&service), memory(&service));
-    let began = Instant::now();
-    rig.broker.ctl(&alarm.raise).await;
-    let noticed = service.processes[0].logs_after(from[0], "takes no messages for now", time).await;
-    let answered_early = service.driver.answered(&commands);
-    let (mut grown, mut unacknowledged) = (0, 0);
-    while began.elapsed() < time {
-        grown = grown.max(memory(&service).saturating_sub(before));
-        unacknowledged = unacknowledged.max(queue(rig, &service, "plugin.puppet", "messages_unacknowledged").await);
-    }
-    let answered_late = service.driver.answered(&commands);
-    rig.broker.ctl(&alarm.clear).await;
-    let cleared = Instant::now();
-    service.answered(&commands, count).await;
-    let told = cleared.elapsed();
-    let lost =
-        service.processes.iter().zip(&from).filter(|(process, from)| process.log_from(**from).contains("lost the c"));
-    let lost = lost.count();
-    let tally = service.settle(&commands, &["action.completed"]).await;
-    Row::new(alarm.id, format!("{} of RabbitMQ for {} s, {count} commands queued", alarm.what, time.as_secs()))
-        .counts(tally)
-        .holds("publishers are blocked", noticed.is_some() && answered_late < count)
-        .note("answered while it was on", (answered_late - answered_early).to_string())
-        .exactly("workers that lost a connection", lost, 0)
-        .at_most("unacknowledged", unacknowledged, WORKERS * 2 * CONCURRENCY)
-        .at_most("MiB grown", grown >> 10, 50)
-        .within("all told after", told, Duration::from_secs(30))
-}
-
-/// The memory of the largest worker in KiB.
-fn memory(service: &Service) -> usize {
-    let largest = service.processes.iter().map(Process::resident_kib).max().unwrap_or(0);
-    usize::try_from(largest).expect("it is small")
-}
-
 /// A figure of a queue, as the broker tells it; 0 where there is no such queue.
-async fn queue(rig: &Rig, service: &Service, name: &str, column: &str) -> usize {
+pub(crate) async fn queue(rig: &Rig, service: &Service, name: &str, column: &str) -> usize {
     let name = format!("{}.{name}", service.prefix);
     let table = rig.broker.ctl(&["list_queues", "--quiet", "--no-table-headers", "name", column]).await;
     let line = table.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix('\t'));

@@ -10,8 +10,12 @@
 //! | recovered | whose first publication was never confirmed, so that nobody knew, and that were answered all the same |
 //! | unexpected | with a kind of outcome that the scenario does not allow; and final events that nobody asked for |
 //!
-//! Beside them: `stuck`, rows that are not at their end although everything is quiet, and the calls that the platform saw
-//! for each key.
+//! A final event is one of any kind that answers the command, a rejection included: only the rejection of *another* command
+//! for its key is that command's own.
+//!
+//! Beside them: `stuck`, rows that are not at their end although everything is quiet; of all events, whatever caused them,
+//! those that are stored and were never heard, those that differ under one id, and the processes whose sequence has gaps;
+//! and the calls that the platform saw for each key.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -33,6 +37,12 @@ pub(crate) struct Tally {
     pub(crate) unexpected: usize,
     /// Inbox rows, runs and events that are not at their end.
     pub(crate) stuck: usize,
+    /// Events in the outbox that the driver never heard.
+    pub(crate) unheard: usize,
+    /// Events that came with two bodies under one id.
+    pub(crate) differing: usize,
+    /// Processes whose sequence has gaps, or two events at one place.
+    pub(crate) gaps: usize,
     /// Commands by the kind of their outcome.
     pub(crate) kinds: BTreeMap<String, usize>,
     /// Final events beyond the first of each command: harmless, but somebody has to throw them away.
@@ -43,13 +53,15 @@ pub(crate) struct Tally {
     pub(crate) extra_calls: usize,
 }
 
-/// What the database holds more of than it should.
+/// What the database holds that it should not, or that nobody heard.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Stored {
     /// Commands with more than one run, or more than one last event.
     pub(crate) duplicated: usize,
     /// Rows that are not at their end.
     pub(crate) stuck: usize,
+    /// Events that the driver never heard.
+    pub(crate) unheard: usize,
 }
 
 /// Counts. `allowed` are the kinds of outcome that the scenario expects.
@@ -57,6 +69,9 @@ pub(crate) fn count(book: &Book, commands: &[Command], calls: &Calls, stored: St
     let mut tally = Tally {
         duplicated: stored.duplicated,
         stuck: stored.stuck,
+        unheard: stored.unheard,
+        differing: book.heard.differing.len(),
+        gaps: book.heard.gaps(),
         unexpected: book.strangers.iter().collect::<HashSet<_>>().len(),
         keys: calls.len(),
         extra_calls: calls.values().map(|calls| calls.len() - 1).sum(),
@@ -79,11 +94,30 @@ impl Tally {
         self.recovered += other.recovered;
         self.unexpected += other.unexpected;
         self.stuck += other.stuck;
+        self.unheard += other.unheard;
+        self.differing += other.differing;
+        self.gaps += other.gaps;
         self.copies += other.copies;
         for (kind, count) in other.kinds {
             *self.kinds.entry(kind).or_default() += count;
         }
         Self { keys: other.keys, extra_calls: other.extra_calls, ..self }
+    }
+
+    /// What came of webhooks, of which so many were taken and so many refused: a webhook that is taken has no answer.
+    pub(crate) fn of_hooks(book: &Book, hooks: &[Command], taken: usize, refused: usize) -> Self {
+        let entries: Vec<_> = hooks.iter().filter_map(|hook| book.entries.get(&hook.id)).collect();
+        let acknowledged = entries.iter().filter(|entry| entry.acknowledged).count();
+        Self {
+            attempted: entries.len(),
+            acknowledged,
+            ok: taken.min(entries.len()),
+            lost: acknowledged.saturating_sub(taken + refused),
+            duplicated: taken.saturating_sub(entries.len()),
+            recovered: entries.iter().filter(|entry| entry.tries > 1).count(),
+            unexpected: refused,
+            ..Self::default()
+        }
     }
 
     fn add(&mut self, entry: &Entry, allowed: &[&str]) {

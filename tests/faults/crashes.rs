@@ -8,6 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::{
     driver::{Command, quantile},
+    mix::Mix,
     rig::{Rig, Service, Setup, Size},
     table::Row,
     workers::Role,
@@ -45,18 +46,20 @@ const SLOWLY: u64 = 50;
 /// A keyed action is repeated under its key, and under no other.
 pub(crate) async fn t01(rig: &mut Rig, size: Size) -> Row {
     let count = size.of(50_000, 2_000);
-    let mut service = rig.service(setup()).await;
+    let mut service = rig.service(Setup { schedulers: 1, ..setup() }).await;
     let commands = service.commands(count, "keyed", &json!({ "deeds": [{ "wait": SLOWLY }], "calls": true }));
+    let mixing = Mix::begin(rig, &service).await.go_on();
     let sending = service.send(&commands);
     let kills = kill_workers(rig, &mut service, &commands, size.of(500, 5)).await;
     sending.done().await;
-    let tally = service.settle(&commands, &["action.completed"]).await;
+    let (tally, mixed) = mixing.end().await.settle(&mut service, &commands, &["action.completed"]).await;
     let (keys, extra) = (tally.keys, tally.extra_calls);
-    Row::new("T01", format!("{kills} × `kill -9` of one of {WORKERS} workers, one every 2 s, keyed action"))
+    let row = Row::new("T01", format!("{kills} × `kill -9` of one of {WORKERS} workers, one every 2 s, keyed action"))
         .counts(tally)
         .at_least("kills", kills, 2)
         .exactly("keys at the platform", keys, count)
-        .at_most("calls repeated", extra, kills * 2 * CONCURRENCY)
+        .at_most("calls repeated", extra, kills * 2 * CONCURRENCY);
+    mixed.judge(row)
 }
 
 /// An unsafe action is never repeated: what may have happened ends as uncertain.

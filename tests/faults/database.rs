@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::time::{Instant, interval};
 
 use crate::{
+    mix::Mix,
     rig::{Rig, Setup, Size},
     table::Row,
 };
@@ -15,7 +16,8 @@ use crate::{
 /// PostgreSQL ends as in a crash and comes back, in the middle of a stream of commands.
 pub(crate) async fn t19(rig: &mut Rig, size: Size) -> Row {
     let (rounds, count) = (size.of(5, 2), size.of(10_000, 1_000));
-    let mut service = rig.service(Setup { workers: 2, ..Setup::default() }).await;
+    let mut service = rig.service(Setup { workers: 2, schedulers: 1, ..Setup::default() }).await;
+    let mixing = Mix::begin(rig, &service).await.go_on();
     let mut commands = Vec::new();
     let mut slowest = Duration::ZERO;
     for round in 0..rounds {
@@ -32,12 +34,13 @@ pub(crate) async fn t19(rig: &mut Rig, size: Size) -> Row {
         service.answered(&part, count).await;
         commands.extend(part);
     }
-    let tally = service.settle(&commands, &["action.completed"]).await;
+    let (tally, mixed) = mixing.end().await.settle(&mut service, &commands, &["action.completed"]).await;
     let (keys, sent) = (tally.keys, commands.len());
-    Row::new("T19", format!("PostgreSQL ended `-m immediate` and started again {rounds} ×"))
+    let row = Row::new("T19", format!("PostgreSQL ended `-m immediate` and started again {rounds} ×"))
         .counts(tally)
         .exactly("keys at the platform", keys, sent)
-        .within("committing again after", slowest, Duration::from_secs(5))
+        .within("committing again after", slowest, Duration::from_secs(5));
+    mixed.judge(row)
 }
 
 /// Sessions are thrown out at random, five in a second.
@@ -45,8 +48,9 @@ pub(crate) async fn t20(rig: &mut Rig, size: Size) -> Row {
     const THROW_OUT: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
         WHERE datname = current_database() AND application_name = 'metagov' ORDER BY random() LIMIT 1";
     let time = size.of(Duration::from_mins(2), Duration::from_secs(10));
-    let mut service = rig.service(Setup { workers: 2, ..Setup::default() }).await;
+    let mut service = rig.service(Setup { workers: 2, schedulers: 1, ..Setup::default() }).await;
     let admin = Database::connect(&service.database_url).await.expect("the database answers");
+    let mixing = Mix::begin(rig, &service).await.go_on();
     let (began, mut ticks) = (Instant::now(), interval(Duration::from_millis(200)));
     let (mut commands, mut thrown) = (Vec::new(), 0);
     while began.elapsed() < time {
@@ -65,9 +69,10 @@ pub(crate) async fn t20(rig: &mut Rig, size: Size) -> Row {
     service.answered(&last, last.len()).await;
     let calm = stopped.elapsed();
     commands.extend(last);
-    let tally = service.settle(&commands, &["action.completed"]).await;
-    Row::new("T20", format!("`pg_terminate_backend` of one session every 200 ms for {} s", time.as_secs()))
+    let (tally, mixed) = mixing.end().await.settle(&mut service, &commands, &["action.completed"]).await;
+    let row = Row::new("T20", format!("`pg_terminate_backend` of one session every 200 ms for {} s", time.as_secs()))
         .counts(tally)
         .at_least("sessions thrown out", thrown, 20)
-        .within("answering as always after", calm, Duration::from_secs(2))
+        .within("answering as always after", calm, Duration::from_secs(2));
+    mixed.judge(row)
 }

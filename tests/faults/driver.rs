@@ -377,7 +377,7 @@ impl Line {
                 Ok(None) => return Ok(()),
             };
             let event: Value = serde_json::from_slice(&delivery.data).expect("every message is an event");
-            book.lock().expect("nobody panics while holding it").note(event, &delivery.data);
+            book.lock().expect("nobody panics while holding it").note(&event, &delivery.data);
             news.notify_waiters();
             // As above: what is not acknowledged comes again, on another connection.
             let Ok(written) = timeout(CONNECT_PATIENCE, delivery.ack(BasicAckOptions::default())).await else {

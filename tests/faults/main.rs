@@ -4,21 +4,26 @@
 //! sizes of CI it is one of the workspace's tests, and counts decide; `tests/run --faults` runs it in full, and judges
 //! times as well.
 
+mod alarms;
 mod book;
 mod broker;
+mod cast;
 mod checker;
 mod clock;
 mod command;
 mod crashes;
+mod crowd;
 mod database;
 mod dead;
 mod disks;
 mod double;
 mod driver;
 mod flood;
+mod heard;
 mod hostile;
 mod injection;
 mod memory;
+mod mix;
 mod mounts;
 mod neighbours;
 mod platform;
@@ -34,11 +39,13 @@ mod rows;
 mod scheduler;
 mod secrets;
 mod servers;
+mod settle;
 mod soak;
 mod steps;
 mod strain;
 mod strangers;
 mod table;
+mod vote;
 mod wiretap;
 mod workers;
 
@@ -120,8 +127,8 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T09" Full broker::t09: "RabbitMQ away for long";
     "T10" Full broker::t10: "RabbitMQ frozen";
     "T11" Full broker::t11: "half-open link to RabbitMQ";
-    "T12" Ci broker::t12: "memory alarm of RabbitMQ";
-    "T13" Full broker::t13: "disk alarm of RabbitMQ";
+    "T12" Ci alarms::t12: "memory alarm of RabbitMQ";
+    "T13" Full alarms::t13: "disk alarm of RabbitMQ";
     "T14" Full broker::t14: "queue deleted under its consumers";
     "T15" Ci broker::t15: "channel closed for a late acknowledgement";
     "T17" Ci broker::t17: "connection cut between publication and confirm";
@@ -156,6 +163,10 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T68" Ci neighbours::t68: "a driver's queue full for long, another's for a moment";
     "T69" Ci neighbours::t69: "bodies that take more memory than there is room for";
     "T56" Full soak::t56: "soak, with workers, RabbitMQ and PostgreSQL failing by lots";
+    "T60" Full crowd::t60: "a crowd votes at once";
+    "T61" Full crowd::t61: "a crowd votes while workers are killed";
+    "T62" Full crowd::t62: "people vote while PostgreSQL is away";
+    "T63" Full crowd::t63: "a crowd changes one state, and a vote is closed in the middle of a crowd";
 };
 
 fn main() -> ExitCode {

@@ -11,7 +11,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::platform::RETRY_AFTER;
+use crate::{
+    platform::RETRY_AFTER,
+    vote::{self, Count, Counted, Vote},
+};
 
 /// Names the platform's address to the processes of the service.
 pub(crate) const PLATFORM: &str = "FAULTS_PLATFORM";
@@ -25,6 +28,12 @@ pub(crate) struct Config {
     /// What it must not let anybody see.
     #[serde(default)]
     pub(crate) secrets: Vec<Secret>,
+    /// Tells several puppets in one community apart.
+    #[serde(default)]
+    pub(crate) team: Option<String>,
+    /// Changes now and then, and means nothing.
+    #[serde(default)]
+    pub(crate) edition: u64,
 }
 
 impl Plugin for Puppet {
@@ -32,7 +41,31 @@ impl Plugin for Puppet {
     type Config = Config;
 
     fn register(plugin: &mut Registrar<Self>) {
-        plugin.action::<Pure>().action::<Idempotent>().action::<Keyed>().action::<Unsafe>().process::<Ballot>();
+        plugin
+            .action::<Pure>()
+            .action::<Idempotent>()
+            .action::<Keyed>()
+            .action::<Unsafe>()
+            .action::<Count>()
+            .process::<Ballot>()
+            .process::<Vote>()
+            .event::<Counted>();
+    }
+
+    fn community_platform_id(config: &Config) -> Option<String> {
+        config.team.clone()
+    }
+
+    async fn verify_webhook(_: &Cx<Self>, hook: &Webhook) -> Result<()> {
+        vote::verify(hook)
+    }
+
+    async fn receive_webhook(cx: &Cx<Self>, hook: &Webhook) -> Result<()> {
+        vote::receive(cx, hook)
+    }
+
+    fn concerns(hook: &Webhook) -> Concerns {
+        vote::concerns(hook)
     }
 }
 

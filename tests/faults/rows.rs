@@ -5,6 +5,7 @@ use std::path::Path;
 
 use metagov::store::{Settings, Store};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
+use uuid::Uuid;
 
 use crate::servers::Server;
 
@@ -44,4 +45,13 @@ pub(crate) async fn number(url: &str, query: &str) -> usize {
     let number: i64 = row.try_get_by_index(0).expect("the answer is a number");
     let _ = connection.close().await;
     usize::try_from(number).expect("it counts something")
+}
+
+/// The id of every event that is stored.
+pub(crate) async fn events(url: &str) -> Vec<Uuid> {
+    let connection = open(url).await;
+    let statement = Statement::from_string(connection.get_database_backend(), "SELECT id FROM outbox");
+    let rows = connection.query_all_raw(statement).await.expect("the query is right");
+    let _ = connection.close().await;
+    rows.iter().map(|row| row.try_get_by_index(0).expect("it is an id")).collect()
 }

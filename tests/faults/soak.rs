@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::{
     dead::dead_letters,
     driver::{Command, quantile},
+    mix::Mix,
     rig::{COMMUNITY, Rig, Service, Setup, Size},
     scheduler::{ballots, ended},
     table::Row,
@@ -72,11 +73,17 @@ impl Faults {
         let fault = self.deck.pop().expect("it was filled");
         match fault {
             Fault::Worker => service.replace(rig.random.random_range(SPARED + 1..WORKERS)),
-            Fault::Broker if rig.random.random_bool(0.5) => {
-                rig.broker.ctl(&["stop_app"]).await;
-                rig.broker.ctl(&["start_app"]).await;
-            }
-            Fault::Broker => rig.broker.restart().await,
+            Fault::Broker => match rig.random.random_range(0..3) {
+                0 => {
+                    rig.broker.ctl(&["stop_app"]).await;
+                    rig.broker.ctl(&["start_app"]).await;
+                }
+                1 => {
+                    rig.broker.kill().await;
+                    rig.broker.start_again().await;
+                }
+                _ => rig.broker.restart().await,
+            },
             Fault::Database => {
                 rig.database.kill().await;
                 rig.database.start_again().await;
@@ -168,6 +175,7 @@ pub(crate) async fn t56(rig: &mut Rig, size: Size) -> Row {
     let starts = ballots(10, 20 * minutes, Duration::from_secs(2));
     service.driver.send(&starts).await;
 
+    let mixing = Mix::begin(rig, &service).await.go_on();
     let mut faults = Faults::new(rig, size.of([20, 40], [6, 12]));
     let (began, mut ticks) = (Instant::now(), interval(Duration::from_secs(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -201,7 +209,8 @@ pub(crate) async fn t56(rig: &mut Rig, size: Size) -> Row {
     }
     let (count, latencies) = (commands.len(), service.driver.latencies(&commands[burst..]));
     commands.extend(starts);
-    let tally = service.settle(&commands, &["action.completed", "process.started"]).await;
+    let (tally, mixed) =
+        mixing.end().await.settle(&mut service, &commands, &["action.completed", "process.started"]).await;
     let dead = dead_letters(rig, &service).await;
     let keys = rig.platform.calls().into_values().filter(|calls| calls[0].community == BUSY).count();
 
@@ -209,7 +218,7 @@ pub(crate) async fn t56(rig: &mut Rig, size: Size) -> Row {
     let [kills, restarts, crashes] = kinds;
     let done = format!(
         "{minutes} min at {rate} of {most} commands/s; by lots {kills} × `kill -9` of a worker, {restarts} × RabbitMQ \
-         restarted, {crashes} × PostgreSQL ended `-m immediate`"
+         killed or restarted, {crashes} × PostgreSQL ended `-m immediate`"
     );
     let mut row = Row::new("T56", done)
         .counts(tally)
@@ -230,5 +239,5 @@ pub(crate) async fn t56(rig: &mut Rig, size: Size) -> Row {
         };
         row = row.at_most(&format!("files of the {name} in the end"), then, first + SOME_FILES);
     }
-    row
+    mixed.judge(row)
 }

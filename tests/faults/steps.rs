@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use crate::{
     checker::Tally,
     driver::Command,
+    mix::{Mix, Mixed},
     rig::{Rig, Service, Setup, Size},
     table::Row,
-    workers::Role,
 };
 
 /// The places on a keyed action's way, in their order.
@@ -33,25 +33,31 @@ fn setup() -> Setup {
     Setup { settings, ..Setup::default() }
 }
 
-/// Lets a worker die at a place, and starts one that does not. Returns what was sent meanwhile.
-async fn die_at(rig: &mut Rig, service: &mut Service, place: &str, (action, script): (&str, &Value)) -> Vec<Command> {
+/// Lets a worker die at a place, and starts one that does not; `beside` is what else is sent each time. Returns what was
+/// sent meanwhile.
+async fn die_at(
+    rig: &mut Rig,
+    service: &mut Service,
+    place: &str,
+    (action, script): (&str, &Value),
+    mut beside: impl AsyncFnMut(),
+) -> Vec<Command> {
     let mut commands = Vec::new();
     let passages = rig.random.random_range(0..4);
     service.set("FAILPOINTS", Some(&format!("{place}={passages}*off->return")));
-    service.processes.clear();
-    service.start(Role::Worker);
+    service.replace(0);
     for tries in 0.. {
         assert!(tries < 600, "a worker passes {place} and lives: {}", service.processes[0].log_from(0));
         let part = service.commands(rig.random.random_range(1..8), action, script);
         service.driver.send(&part).await;
+        beside().await;
         commands.extend(part);
         if service.processes[0].ended_within(Duration::from_millis(200)).await.is_some() {
             break;
         }
     }
     service.set("FAILPOINTS", None);
-    service.processes.clear();
-    service.start(Role::Worker);
+    service.replace(0);
     commands
 }
 
@@ -63,25 +69,31 @@ pub(crate) async fn t03(rig: &mut Rig, size: Size) -> Row {
     // One service for each place, so that all of them wait for the leases of the dead at the same time.
     let mut services = Vec::new();
     for place in PLACES {
-        services.push((place, rig.service(setup()).await, Vec::new()));
+        let service = rig.service(Setup { schedulers: 1, ..setup() }).await;
+        let mix = Mix::begin(rig, &service).await;
+        services.push((place, service, mix, Vec::new()));
     }
     for _ in 0..times {
-        for (place, service, commands) in &mut services {
-            commands.extend(die_at(rig, service, place, ("keyed", &script)).await);
+        for (place, service, mix, commands) in &mut services {
+            commands.extend(die_at(rig, service, place, ("keyed", &script), async || mix.turn().await).await);
         }
-        for (_, service, commands) in &services {
+        for (_, service, mix, commands) in &services {
             service.answered(commands, commands.len()).await;
+            mix.calm(service).await;
         }
     }
-    let mut tally = Tally::default();
-    for (_, service, commands) in &mut services {
-        tally = tally.and(service.settle(commands, &["action.completed"]).await);
+    let (mut tally, mut all, mut sent) = (Tally::default(), Mixed::default(), 0);
+    for (_, mut service, mix, commands) in services {
+        sent += commands.len();
+        let (counted, mixed) = mix.settle(&mut service, &commands, &["action.completed"]).await;
+        (tally, all) = (tally.and(counted), all.and(mixed));
     }
-    let (keys, extra, deaths, sent) = (tally.keys, tally.extra_calls, PLACES.len() * times, tally.attempted);
-    Row::new("T03", format!("{times} × `abort()` at each of {} places", PLACES.len()))
+    let (keys, extra, deaths) = (tally.keys, tally.extra_calls, PLACES.len() * times);
+    let row = Row::new("T03", format!("{times} × `abort()` at each of {} places", PLACES.len()))
         .counts(tally)
         .exactly("keys at the platform", keys, sent)
-        .at_most("calls repeated", extra, deaths * 2 * CONCURRENCY)
+        .at_most("calls repeated", extra, deaths * 2 * CONCURRENCY);
+    all.judge(row)
 }
 
 /// Between publication and mark: the events go out twice, under the same ids.
@@ -91,7 +103,7 @@ pub(crate) async fn t04(rig: &mut Rig, size: Size) -> Row {
     let script = json!({ "deeds": ["succeed"], "calls": false });
     let mut commands = Vec::new();
     for _ in 0..times {
-        commands.extend(die_at(rig, &mut service, "worker::published", ("pure", &script)).await);
+        commands.extend(die_at(rig, &mut service, "worker::published", ("pure", &script), async || ()).await);
         service.answered(&commands, commands.len()).await;
     }
     let tally = service.settle(&commands, &["action.completed"]).await;

@@ -39,6 +39,9 @@ impl Row {
             zero("duplicated", tally.duplicated),
             zero("unexpected", tally.unexpected),
             zero("stuck", tally.stuck),
+            zero("stored and never heard", tally.unheard),
+            zero("events that differ under one id", tally.differing),
+            zero("processes whose sequence has gaps", tally.gaps),
             Figure::new("ok", tally.ok.to_string(), format!("= {}", tally.attempted), tally.ok == tally.attempted),
         ];
         // A line that is kept stands in the counts already.
@@ -72,6 +75,13 @@ impl Row {
         let kept = value.is_some_and(|value| value <= limit);
         self.figures
             .push(Figure { timed: value.is_some(), ..Figure::new(name, shown, format!("≤ {limit:?}"), kept) });
+        self
+    }
+
+    /// How many a second, which must not be fewer; judged in full size, as a time is.
+    pub(crate) fn at_rate(mut self, name: &str, value: usize, limit: usize) -> Self {
+        let figure = Figure::new(name, value.to_string(), format!("≥ {limit}"), value >= limit);
+        self.figures.push(Figure { timed: true, ..figure });
         self
     }
 
