@@ -80,6 +80,8 @@ pub enum Keep {
     Nothing,
     /// The count of attempts and the finished steps; the next attempt may begin at once.
     ForRetry,
+    /// The same, and the attempt does not count: it lost a race for a row, and runs again at once.
+    ForRerun,
 }
 
 /// Where a command stands, for people who wait for it.
@@ -285,9 +287,12 @@ async fn release(
                 steps::forget(transaction, &[entry.key()]).await?;
             }
         }
-        Keep::ForRetry => {
+        Keep::ForRetry | Keep::ForRerun => {
             let no_lease: Option<Timestamp> = None;
-            let update = Entity::update_many().col_expr(Column::LeaseUntil, Expr::val(no_lease)).filter(ours);
+            let mut update = Entity::update_many().col_expr(Column::LeaseUntil, Expr::val(no_lease)).filter(ours);
+            if keep == Keep::ForRerun {
+                update = update.col_expr(Column::Attempts, Expr::col(Column::Attempts).sub(1));
+            }
             if update.exec(transaction).await?.rows_affected == 1 {
                 action_runs::Entity::update_many()
                     .col_expr(action_runs::Column::Status, Expr::val(runs::RETRYING))

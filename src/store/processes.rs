@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use metagov_sdk::contract::{CommunitySlug, Name, ProcessRecord, ProcessStatus, Timestamp};
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use super::{
     communities::word,
     entity::processes::{ActiveModel, Column, Entity, Model},
     instances::{from_millis, to_millis},
-    json,
+    json, keys,
     transaction::bounded,
 };
 
@@ -108,18 +108,53 @@ impl Store {
         instance_id: Uuid,
         webhook_key: Option<&str>,
     ) -> Result<Vec<Process>, StoreError> {
-        let mut select = Entity::find()
-            .filter(Column::InstanceId.eq(instance_id))
-            .filter(Column::Community.eq(community.as_str()))
-            .filter(Column::Status.is_in(OPEN));
-        if let Some(key) = webhook_key {
-            select = select.filter(Column::WebhookKey.eq(key));
-        }
-        let oldest = select.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id);
+        let oldest = oldest_open(community, instance_id, webhook_key);
         let reader = self.connections.reader.clone();
         let rows = bounded(async move { Ok(oldest.all(&reader).await?) }).await?;
         rows.into_iter().map(Process::from_row).collect()
     }
+
+    /// The processes of a community that have these ids, in no order; ids that are not there are left out.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn processes_of_ids(&self, community: &CommunitySlug, ids: &[Uuid]) -> Result<Vec<Process>, StoreError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(keys::CHUNK) {
+            let reader = self.connections.reader.clone();
+            let of_ids = keys::one_of(reader.get_database_backend(), Column::Id, chunk);
+            let select = Entity::find().filter(Column::Community.eq(community.as_str())).filter(of_ids);
+            found.extend(bounded(async move { Ok(select.all(&reader).await?) }).await?);
+        }
+        found.into_iter().map(Process::from_row).collect()
+    }
+
+    /// The ids of the processes of [`Self::open_processes`], the oldest first: what a webhook concerns, without what the
+    /// processes hold.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn open_process_ids(
+        &self,
+        community: &CommunitySlug,
+        instance_id: Uuid,
+        webhook_key: Option<&str>,
+    ) -> Result<Vec<Uuid>, StoreError> {
+        let select = oldest_open(community, instance_id, webhook_key).select_only().column(Column::Id);
+        let reader = self.connections.reader.clone();
+        bounded(async move { Ok(select.into_tuple().all(&reader).await?) }).await
+    }
+}
+
+fn oldest_open(community: &CommunitySlug, instance_id: Uuid, webhook_key: Option<&str>) -> Select<Entity> {
+    let mut select = Entity::find()
+        .filter(Column::InstanceId.eq(instance_id))
+        .filter(Column::Community.eq(community.as_str()))
+        .filter(Column::Status.is_in(OPEN));
+    if let Some(key) = webhook_key {
+        select = select.filter(Column::WebhookKey.eq(key));
+    }
+    select.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id)
 }
 
 impl Process {

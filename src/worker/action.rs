@@ -15,9 +15,10 @@ use serde_json::Value;
 
 use super::{
     attempt::Attempt,
-    envelope::Envelope,
+    envelope::{Envelope, Run},
     guard::{Called, guarded},
-    handle::{Handlers, Step, platform_events, state_change},
+    handle::{Handlers, Step, platform_events},
+    serial::{Shared, Turn},
     verdict::Verdict,
 };
 use crate::{
@@ -32,6 +33,8 @@ struct Asked<'a> {
     plugin: &'a Arc<PluginDefinition>,
     action: &'a ActionDefinition,
     initiator: Option<Initiator>,
+    /// Its turn at the instance, where other commands are changing the plugin's state, too.
+    turn: Option<&'a Turn>,
     /// What it takes to run it again, where it may end so that somebody has to decide on that.
     command: Option<KeptCommand>,
 }
@@ -42,17 +45,30 @@ impl Handlers {
         let definition = plugin
             .action(action.as_str())
             .ok_or_else(|| unknown(ProblemKind::UnknownAction, "action", action, plugin.action_names()))?;
+        let handler = (plugin.name().clone(), action.to_string());
+        let turn =
+            self.turn_at_instance(envelope, plugin, &body.community, body.community_platform_id.as_deref(), &handler);
+        let turn = turn.await;
+        let asked = Asked::new(envelope, plugin, definition, turn.as_ref(), &body);
+        let decided = self.attempt_action(&asked, body).await;
+        match turn {
+            Some(turn) => turn.end(decided).await,
+            None => decided,
+        }
+    }
+
+    async fn attempt_action(&self, asked: &Asked<'_>, body: ActionCommand) -> Step {
+        let Asked { envelope, action: definition, .. } = *asked;
         let deadline = definition.deadline().unwrap_or(self.deadline);
-        let asked = Asked::new(envelope, plugin, definition, &body);
         let (attempt, decided) = match definition.effect() {
             Effect::Pure => {
                 let attempt = Attempt::off_record(envelope);
-                let decided = self.run_freely(&asked, &attempt, body).await;
+                let decided = self.run_freely(asked, &attempt, body).await;
                 (attempt, decided)
             }
             Effect::Idempotent => {
                 let attempt = self.begin_at_first_step(envelope, asked.new_attempt(), deadline).await?;
-                let decided = self.run_freely(&asked, &attempt, body).await;
+                let decided = self.run_freely(asked, &attempt, body).await;
                 (attempt, decided)
             }
             Effect::Keyed | Effect::Unsafe => {
@@ -62,7 +78,7 @@ impl Handlers {
                 let decided = if may_have_happened && definition.effect() == Effect::Unsafe {
                     Ok(asked.uncertain(self, &attempt))
                 } else {
-                    self.find_and_run(&asked, &attempt, body).await
+                    self.find_and_run(asked, &attempt, body).await
                 };
                 (attempt, decided)
             }
@@ -72,6 +88,9 @@ impl Handlers {
 
     /// Runs an action that may run twice: on the instance at hand, for the commit finds out whether it still holds.
     async fn run_freely(&self, asked: &Asked<'_>, attempt: &Attempt, body: ActionCommand) -> Step {
+        if asked.is_on_fresh_state() {
+            return self.find_and_run(asked, attempt, body).await;
+        }
         let (community, platform_id) = (body.community, body.community_platform_id);
         let instance = self.instances.cached(asked.plugin, &community, platform_id.as_deref()).await?;
         let parameters = asked.action.check(Value::Object(body.parameters))?;
@@ -96,6 +115,7 @@ impl Handlers {
     async fn find_and_run(&self, asked: &Asked<'_>, attempt: &Attempt, body: ActionCommand) -> Step {
         let platform_id = body.community_platform_id.as_deref();
         let instance = self.instances.fresh(asked.plugin, &body.community, platform_id).await?;
+        let instance = asked.turn.and_then(|turn| turn.instance(instance.stored.id)).unwrap_or(instance);
         let parameters = asked.action.check(Value::Object(body.parameters))?;
         self.run(asked, attempt, &instance, parameters).await
     }
@@ -144,11 +164,18 @@ impl<'a> Asked<'a> {
         envelope: &'a Envelope,
         plugin: &'a Arc<PluginDefinition>,
         action: &'a ActionDefinition,
+        turn: Option<&'a Turn>,
         body: &ActionCommand,
     ) -> Self {
         let command = (action.effect() == Effect::Unsafe)
             .then(|| KeptCommand { correlation_id: envelope.correlation_id.clone(), body: serde_json::json!(body) });
-        Self { envelope, plugin, action, initiator: body.initiator.clone(), command }
+        Self { envelope, plugin, action, initiator: body.initiator.clone(), turn, command }
+    }
+
+    /// Whether it runs on what the database has, and not on what is in the cache: then nobody need find out later whether
+    /// that still holds, and a plugin whose state changes all the time does not keep it from its outcome.
+    fn is_on_fresh_state(&self) -> bool {
+        self.turn.is_some() || self.envelope.run != Run::First
     }
 
     fn new_attempt(&self) -> NewAttempt {
@@ -183,16 +210,21 @@ impl<'a> Asked<'a> {
         // The outcome stays the last of the events.
         let emitted = platform_events(self.envelope, self.plugin.name(), handlers.now(), effects.events, "action");
         unit.events.splice(0..0, emitted);
-        unit.changes.extend(state_change(instance, effects.state));
         unit.saw = self.saw(instance);
-        Verdict::commit(unit)
+        let mut shared = Shared::new();
+        if let Some(state) = effects.state {
+            let handler = (self.plugin.name().clone(), self.action.name().to_string());
+            handlers.keep_state(&handler, instance, state, self.turn.is_some(), &mut unit, &mut shared);
+        }
+        Verdict::Commit { unit: Box::new(unit), shared: self.turn.map(|_| Box::new(shared)), problem: None }
     }
 
     fn failed(&self, handlers: &Handlers, attempt: &Attempt, instance: &LoadedInstance, problem: Problem) -> Verdict {
         let body = EventBody::ActionFailed(self.failure(attempt, problem.clone()));
         let mut unit = self.outcome(handlers, attempt, RunStatus::Failed, &body);
         unit.saw = self.saw(instance);
-        Verdict::Commit { unit: Box::new(unit), problem: Some(Box::new(problem)) }
+        let shared = self.turn.map(|_| Box::new(Shared::new()));
+        Verdict::Commit { unit: Box::new(unit), shared, problem: Some(Box::new(problem)) }
     }
 
     fn uncertain(&self, handlers: &Handlers, attempt: &Attempt) -> Verdict {
@@ -201,7 +233,7 @@ impl<'a> Asked<'a> {
         let problem = Problem::new(ProblemKind::OutcomeUncertain, detail);
         let body = EventBody::ActionUncertain(self.failure(attempt, problem.clone()));
         let unit = self.outcome(handlers, attempt, RunStatus::Uncertain, &body);
-        Verdict::Commit { unit: Box::new(unit), problem: Some(Box::new(problem)) }
+        Verdict::Commit { unit: Box::new(unit), shared: None, problem: Some(Box::new(problem)) }
     }
 
     fn failure(&self, attempt: &Attempt, problem: Problem) -> ActionFailed {
@@ -216,7 +248,8 @@ impl<'a> Asked<'a> {
     /// What has touched a platform is never run again because the config changed meanwhile.
     fn saw(&self, instance: &LoadedInstance) -> Option<InstanceVersion> {
         let may_run_twice = matches!(self.action.effect(), Effect::Pure | Effect::Idempotent);
-        may_run_twice.then_some(InstanceVersion { id: instance.stored.id, version: Some(instance.stored.version) })
+        let version = (!self.is_on_fresh_state()).then_some(instance.stored.version);
+        may_run_twice.then_some(InstanceVersion { id: instance.stored.id, version })
     }
 
     /// The unit of an outcome: the run and its event. Completed, failed or uncertain, it is the command's one outcome, so

@@ -125,6 +125,7 @@ impl Handlers {
             Verdict::Later { .. } | Verdict::Elsewhere(_) => {
                 self.release(&record.entry, fence, Keep::ForRetry).await?;
             }
+            Verdict::Rerun => self.release(&record.entry, fence, Keep::ForRerun).await?,
             Verdict::Repeat(_) => {}
         }
         Ok(verdict)

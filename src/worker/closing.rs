@@ -16,20 +16,27 @@ use super::{
     guard::guarded,
     handle::{Handlers, Step},
     process::or_the_next,
+    serial::Turn,
     verdict::Verdict,
 };
 use crate::store::Process;
 
 impl Handlers {
     /// Closes a process whose time is over; where that cannot be done now, the next poll goes on.
-    pub(super) async fn close_by_the_clock(&self, poll: &Envelope, process: Process, closes_at: Timestamp) -> Step {
+    pub(super) async fn close_by_the_clock(
+        &self,
+        poll: &Envelope,
+        process: Process,
+        closes_at: Timestamp,
+        turn: &Turn,
+    ) -> Step {
         let record = &process.record;
         let (community, id, time) =
             (&record.community, record.id.to_string(), closes_at.timestamp_micros().to_string());
         let closing = poll.on_behalf_of(derive_uuid(&["closing", community.as_str(), &id, &time]));
         let new = without_run(&closing, &process.plugin);
         let attempt = self.begin_at_first_step(&closing, new, self.deadline).await?;
-        let decided = self.attempt_close_by_the_clock(poll, &closing, process, &attempt).await;
+        let decided = self.attempt_close_by_the_clock(poll, &closing, process, &attempt, turn).await;
         match decided {
             Ok(Verdict::Commit { ref unit, .. }) if unit.inbox == closing.inbox() => self.end(&attempt, decided).await,
             // Still open.
@@ -43,8 +50,9 @@ impl Handlers {
         closing: &Envelope,
         process: Process,
         attempt: &Attempt,
+        turn: &Turn,
     ) -> Step {
-        let open = match self.open(process).await {
+        let open = match self.open(process, turn).await {
             Ok(open) => open,
             Err(detour) => return or_the_next(detour),
         };

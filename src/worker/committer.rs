@@ -42,6 +42,9 @@ pub(super) enum Settled {
     InFlight,
     /// The database refuses the unit for good; nothing was written.
     Refused(StoreError),
+    /// It refuses the group for good, and any of its units may be the reason; nothing was written. Run it again, and commit
+    /// it by itself.
+    Parted,
     /// The worker is going down; the delivery stays unacknowledged and comes again.
     Closed,
 }

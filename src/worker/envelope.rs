@@ -54,8 +54,21 @@ pub(super) struct Envelope {
     pub(super) last_chance: bool,
     /// Whether it has killed its workers, so that no plugin is called for it.
     pub(super) convicted: bool,
+    /// Which of its runs this is.
+    pub(super) run: Run,
     /// Stands in for the `message_id` where there is none: the same for this delivery and the copies of it that we make.
     nonce: Uuid,
+}
+
+/// Which run of a command this is: one that loses a race runs again, and no attempt is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Run {
+    /// The first.
+    First,
+    /// It lost a race and runs on fresh state.
+    Again,
+    /// The database refused it together with others, so that it is now written by itself.
+    Alone,
 }
 
 /// A command with its envelope, or why it cannot be acted on.
@@ -150,6 +163,7 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         suspect: false,
         last_chance: false,
         convicted: false,
+        run: Run::First,
         nonce: properties
             .headers
             .get(NONCE_HEADER)

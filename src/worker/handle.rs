@@ -10,7 +10,6 @@ use metagov_sdk::{
     Steps,
     contract::{Command, EventBody, Initiator, Name, PlatformEvent, Problem, ProblemKind, Timestamp},
 };
-use serde_json::Value;
 use tracing::error;
 
 use super::{
@@ -18,15 +17,16 @@ use super::{
     envelope::{Envelope, Opened},
     instances::{Instances, NoInstance},
     patience::Patience,
+    serial::Serial,
     served::Served,
     suspects::crashed,
     trouble::Trouble,
     verdict::{Handled, Verdict, backoff},
 };
 use crate::{
-    host::{Host, LoadedInstance, Request, Unloadable},
+    host::{Host, Request, Unloadable},
     registry::Registry,
-    store::{Change, InboxEntry, Keep, OutboxEvent, Seen, Store, StoreError},
+    store::{InboxEntry, Keep, OutboxEvent, Seen, Store, StoreError},
     vault::VaultError,
 };
 
@@ -46,6 +46,8 @@ pub(super) struct Handlers {
     pub(super) store: Store,
     /// Plugin instances at hand.
     pub(super) instances: Arc<Instances>,
+    /// The turns of commands that change the same rows.
+    pub(super) serial: Arc<Serial>,
     /// Speaks of a database that is away.
     pub(super) trouble: Arc<Trouble>,
     /// How long a handler may take where its plugin does not say.
@@ -228,21 +230,6 @@ pub(super) fn platform_events(
         .enumerate()
         .map(|(place, event)| envelope.event(&scope, &format!("platform/{label}/{place}"), &EventBody::Platform(event)))
         .collect()
-}
-
-/// The change of a plugin's state, where its handler made one.
-pub(super) fn state_change(instance: &LoadedInstance, state: Option<Value>) -> Option<Change> {
-    let stored = &instance.stored;
-    Some(Change::UpdateInstance {
-        id: stored.id,
-        community: stored.community.clone(),
-        expected: stored.version,
-        platform_id: stored.platform_id.clone(),
-        config: None,
-        state: Some(state?),
-        updated_at: stored.updated_at,
-        tick_every: stored.tick_every,
-    })
 }
 
 /// The problem of a key that was used before for another command.

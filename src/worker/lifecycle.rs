@@ -17,7 +17,7 @@ use super::{
     envelope::Envelope,
     guard::guarded,
     handle::{Detour, Handlers, Step, platform_events},
-    process::abandon,
+    transition::abandon,
     verdict::Verdict,
 };
 use crate::{
@@ -128,10 +128,10 @@ impl Handlers {
         };
         for process in self.store.open_processes(&stored.community, stored.id, None).await? {
             let detail = format!("'{name}' was disabled while this process was open");
-            let moved = abandon(&process, Problem::new(ProblemKind::PluginDisabled, detail), now);
             let kind = format!("abandoned/{}", process.record.id);
-            outcome.events.extend(moved.event.map(|body| envelope.event(&scope, &kind, &body)));
-            outcome.changes.push(moved.change);
+            let (change, body) = abandon(process, Problem::new(ProblemKind::PluginDisabled, detail), now);
+            outcome.events.push(envelope.event(&scope, &kind, &body));
+            outcome.changes.push(change);
         }
         outcome.changes.push(Change::DeleteInstance {
             id: stored.id,

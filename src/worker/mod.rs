@@ -26,14 +26,18 @@ mod intake;
 mod lifecycle;
 mod marking;
 mod patience;
+mod plugin_state;
 mod process;
 mod pulse;
+mod serial;
 mod served;
 mod settle;
 mod shares;
+mod starting;
 mod suspects;
 mod sweeper;
 mod tenancy;
+mod transition;
 mod trouble;
 mod verdict;
 mod wait;
@@ -53,6 +57,7 @@ use self::{
     instances::Instances,
     intake::{Intake, Sharing},
     pulse::Pulse,
+    serial::Serial,
     served::Served,
     settle::Settler,
     suspects::Suspects,
@@ -113,6 +118,7 @@ impl Worker {
             instances: Arc::new(Instances::new(store.clone(), host.clone())),
             host,
             store: store.clone(),
+            serial: Arc::new(Serial::new(committer.clone())),
             trouble,
             deadline: settings.deadline(),
             max_attempts: settings.max_attempts,

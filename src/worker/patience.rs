@@ -13,6 +13,10 @@ use crate::store::StoreError;
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// After a lost race: about as long as another worker needs to write a group.
+const SHORTEST_AFTER_A_RACE: Duration = Duration::from_millis(2);
+const LONGEST_AFTER_A_RACE: Duration = Duration::from_millis(250);
+
 /// The waits between tries: longer from one to the next, jittered, without end.
 #[derive(Debug)]
 pub(super) struct Patience(ExponentialBackoff);
@@ -20,7 +24,16 @@ pub(super) struct Patience(ExponentialBackoff);
 impl Patience {
     /// That of somebody who has not waited yet.
     pub(super) fn new() -> Self {
-        let waits = ExponentialBuilder::default().with_min_delay(SHORTEST).with_max_delay(LONGEST);
+        Self::between(SHORTEST, LONGEST)
+    }
+
+    /// The waits of a command that lost a race for a row: the more often, the more it lets the others go first.
+    pub(super) fn after_a_race() -> Self {
+        Self::between(SHORTEST_AFTER_A_RACE, LONGEST_AFTER_A_RACE)
+    }
+
+    fn between(shortest: Duration, longest: Duration) -> Self {
+        let waits = ExponentialBuilder::default().with_min_delay(shortest).with_max_delay(longest);
         Self(waits.with_jitter().without_max_times().build())
     }
 

@@ -7,17 +7,18 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use metagov_sdk::contract::{Problem, ProblemKind};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, field, info, info_span, warn};
 
 use super::{
     answer::{to_events, to_reply},
     committer::{Committer, Settled, republish},
-    envelope::{Envelope, Limits, NONCE_HEADER, Opened, keep_expiry},
+    envelope::{Envelope, Limits, NONCE_HEADER, Opened, Run, keep_expiry},
     handle::{Handlers, conflict},
     intake::Taken,
     patience::Patience,
+    serial::Shared,
     suspects::{Suspect, Suspects},
     verdict::{Ending, Verdict},
     wait::DUE_HEADER,
@@ -31,9 +32,6 @@ use crate::{
     store::{InboxEntry, Keep, Seen, Store, StoreError, Unit},
     telemetry::measures,
 };
-
-/// How often a command is run again on fresh state before it goes to the delay ladder.
-const MOST_RERUNS: u32 = 20;
 
 /// Handles deliveries from first to last.
 pub(super) struct Settler {
@@ -61,6 +59,8 @@ enum Next {
     End(Ending),
     /// Somebody changed what the handler saw: it is called again on fresh state.
     Rerun,
+    /// The same, and its outcome is stored by itself: with others it was refused.
+    RerunAlone,
 }
 
 impl Settler {
@@ -138,8 +138,8 @@ impl Settler {
         if let Some(ending) = self.not_before_time(&opened.envelope, message).await {
             return ending;
         }
-        let mut patience = Patience::new();
-        for rerun in 0..MOST_RERUNS {
+        let (mut patience, mut lost) = (Patience::new(), Patience::after_a_race());
+        loop {
             let verdict = loop {
                 let handled = tokio::select! {
                     () = self.abort.cancelled() => return Ending::Unfinished,
@@ -159,21 +159,20 @@ impl Settler {
             };
             match self.follow(&opened.envelope, message, verdict).await {
                 Next::End(ending) => return ending,
-                Next::Rerun => {
-                    debug!(rerun, "somebody changed what this saw; it runs again");
-                    if let Some(community) = &opened.envelope.community {
-                        self.handlers.instances.forget(community);
-                    }
-                    // The more often it lost, the more it lets the others go first.
-                    sleep(Duration::from_millis(u64::from(rerun).pow(2))).await;
-                }
+                Next::Rerun if opened.envelope.run == Run::Alone => {}
+                Next::Rerun => opened.envelope.run = Run::Again,
+                Next::RerunAlone => opened.envelope.run = Run::Alone,
             }
-        }
-        let detail = "what this is about changed again and again while it was handled; nothing was executed";
-        let problem = Box::new(Problem::new(ProblemKind::Conflict, detail));
-        match self.handlers.again(opened.envelope.attempt, None, &problem) {
-            Some(Verdict::Later { after, problem, .. }) => self.later(&opened.envelope, message, after, problem).await,
-            _ => self.reject(&opened.envelope, problem, message).await,
+            // As often as it takes: to lose a race is no outcome.
+            debug!("another command changed what this one has read; it runs again");
+            metrics::counter!(measures::RERUNS).increment(1);
+            if let Some(community) = &opened.envelope.community {
+                self.handlers.instances.forget(community);
+            }
+            tokio::select! {
+                () = self.abort.cancelled() => return Ending::Unfinished,
+                () = lost.wait() => {}
+            }
         }
     }
 
@@ -193,31 +192,45 @@ impl Settler {
                 self.later_on_time(envelope, message, after, problem).await
             }
             Verdict::Elsewhere(missing) => self.pass_on(envelope, message, &missing).await,
-            Verdict::Commit { unit, problem } => return self.commit(envelope, message, *unit, problem).await,
+            Verdict::Rerun => return Next::Rerun,
+            Verdict::Commit { unit, shared, problem } => {
+                return self.commit(envelope, message, *unit, shared, problem).await;
+            }
         })
     }
 
-    async fn commit(&self, envelope: &Envelope, message: &Message, unit: Unit, problem: Option<Box<Problem>>) -> Next {
+    async fn commit(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        unit: Unit,
+        shared: Option<Box<Shared>>,
+        problem: Option<Box<Problem>>,
+    ) -> Next {
         let attempt = unit.fence.zip(unit.inbox.clone());
-        Next::End(match self.committer.commit(unit, Arc::new(envelope.clone())).await {
+        let settled = match shared {
+            Some(shared) => shared.commit(unit, Arc::new(envelope.clone())).await,
+            None => self.committer.commit(unit, Arc::new(envelope.clone())).await,
+        };
+        Next::End(match settled {
             Settled::Published => problem.map_or(Ending::Completed, Ending::Failed),
             Settled::Repeated => Ending::Repeated,
             Settled::Conflict => self.reject(envelope, Box::new(conflict()), message).await,
             Settled::InFlight => self.later(envelope, message, Duration::from_secs(1), None).await,
             Settled::Refused(error) => self.bury(envelope, message, &error).await,
-            Settled::Stale => {
+            Settled::Stale | Settled::Parted => {
                 if let Some((fence, entry)) = attempt {
-                    // Its own lease must not stand in the way of the next run.
+                    // Its own lease must not keep the next run from beginning.
                     self.let_go(&entry, fence).await;
                 }
-                return Next::Rerun;
+                return if matches!(settled, Settled::Parted) { Next::RerunAlone } else { Next::Rerun };
             }
             Settled::Closed => Ending::Unfinished,
         })
     }
 
     async fn let_go(&self, entry: &InboxEntry, fence: i64) {
-        let released = self.handlers.release(entry, fence, Keep::ForRetry);
+        let released = self.handlers.release(entry, fence, Keep::ForRerun);
         tokio::select! {
             () = self.abort.cancelled() => {}
             released = released => if let Err(error) = released {

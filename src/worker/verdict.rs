@@ -9,6 +9,7 @@
 //! | `Failed`, panic, deadline | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | kept in `errors`, `process.updated` | of the plugin or of all processes: `command.rejected`; of some of them: kept in their `errors`; a deadline is a `Retry` | logged |
 //! | panic or deadline of an `unsafe` action | `action.uncertain` | | | | | |
 //! | nothing: its worker died | `keyed`: called again; `unsafe`: `action.uncertain`; else as if for the first time | called again | as if for the first time | the next poll comes | as if for the first time | the next tick comes |
+//! | whatever, where what it has read was changed meanwhile | run again on fresh state, as often as it takes, and no attempt is counted | the same | the same | the same | the same | the same |
 //! | whatever, after another attempt took over | dropped; a copy of the command finds out what the other says | dropped | dropped | | | |
 //! | (not called: three workers died of it, or the broker is about to give it up) | `action.failed`, or `action.uncertain` where it is `unsafe`; and `metagov.dead` | `process.failed`; and `metagov.dead` | kept in `errors`, `process.updated`; and `metagov.dead` | the same | `command.rejected`; and `metagov.dead` | the same |
 //! | (not begun: its community is over its share) | parked on the delay ladder, no attempt counted | the same | the same | the same | the same | the same |
@@ -35,6 +36,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use metagov_sdk::contract::{Name, Problem, ProblemKind};
 
+use super::serial::Shared;
 use crate::{
     bus::DelayStep,
     store::{OutboxEvent, StoreError, Unit},
@@ -47,6 +49,8 @@ pub(super) enum Verdict {
     Commit {
         /// What is to be stored.
         unit: Box<Unit>,
+        /// What is to be stored together with that of other commands, where it was this one's turn.
+        shared: Option<Box<Shared>>,
         /// What went wrong, where the outcome is that something did; for the log.
         problem: Option<Box<Problem>>,
     },
@@ -65,6 +69,8 @@ pub(super) enum Verdict {
     },
     /// Other workers have these plugins: pass a copy on to them, acknowledge.
     Elsewhere(BTreeSet<Name>),
+    /// What it has read was never written: run it again on fresh state.
+    Rerun,
     /// Nothing to tell: acknowledge.
     Done,
 }
@@ -79,7 +85,7 @@ impl Verdict {
     /// Stores this; nothing went wrong.
     #[must_use]
     pub(super) fn commit(unit: Unit) -> Self {
-        Self::Commit { unit: Box::new(unit), problem: None }
+        Self::Commit { unit: Box::new(unit), shared: None, problem: None }
     }
 }
 

@@ -5,20 +5,22 @@
 //! of the processes can take it, it is refused, and its next delivery counts; where some can, the others say in their
 //! `errors` what went wrong. Up: [`super::handle`]. Down: the plugin, through [`super::guard`].
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use metagov_sdk::{
     Call, Concerns, Effects, Error, Finished, PluginDefinition, Webhook,
     contract::{Name, Problem, ProblemKind, Tick, WebhookCommand},
 };
-
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{
     envelope::Envelope,
     guard::{Called, guarded},
-    handle::{Handlers, Step, platform_events, state_change},
-    process::{Answer, advance, or_the_next, unit},
+    handle::{Detour, Handlers, Step, platform_events},
+    process::{or_the_next, unit},
+    serial::{Handler, Report, RowKey, Shared, Turn},
+    transition::{Answer, Moved, advance},
     verdict::Verdict,
     wait::LONGEST,
 };
@@ -33,50 +35,63 @@ impl Handlers {
         let envelope = &*envelope;
         self.unless_seen(envelope).await?;
         let hook = Arc::new(Webhook::from_command(&body)?);
-        // The plugin's state goes from call to call, and is stored once.
-        let mut now_is = (*instance).clone();
-        let verified = plugin.verify_webhook(self.call(envelope, &now_is), Arc::clone(&hook));
+        let verified = plugin.verify_webhook(self.call(envelope, &instance), Arc::clone(&hook));
         if let Err(error) = in_time(guarded(envelope, verified, self.deadline).await).result {
             return Ok(self.refused(envelope, error));
         }
-        let received = plugin.receive_webhook(self.call(envelope, &now_is), Arc::clone(&hook));
+        let concerned = self.concerned_processes(&plugin, &instance, &hook).await?;
+        let community = &instance.stored.community;
+        let mut rows: BTreeSet<_> = concerned.iter().map(|id| RowKey::Process(community.clone(), *id)).collect();
+        if self.takes_turns(envelope, instance.stored.id, &handler_of(&plugin)) {
+            rows.insert(RowKey::Instance(instance.stored.id));
+        }
+        let turn = self.serial.turn(rows).await;
+        let decided = self.receive(envelope, &plugin, &instance, &hook, &concerned, &turn).await;
+        turn.end(decided).await
+    }
+
+    /// Shows a verified webhook to the plugin and to the processes that it concerns, in its turn at them.
+    async fn receive(
+        &self,
+        envelope: &Envelope,
+        plugin: &Arc<PluginDefinition>,
+        instance: &LoadedInstance,
+        hook: &Arc<Webhook>,
+        concerned: &[Uuid],
+        turn: &Turn,
+    ) -> Step {
+        // The plugin's state goes from call to call, and is stored once.
+        let mut now_is = self.as_it_is(plugin, instance, turn).await?;
+        let received = plugin.receive_webhook(self.call(envelope, &now_is), Arc::clone(hook));
         let Finished { result, effects } = in_time(guarded(envelope, received, self.deadline).await);
         if let Err(error) = result {
             return Ok(self.refused(envelope, error));
         }
-        let mut changes = Vec::new();
-        let mut events = platform_events(envelope, plugin.name(), self.now(), effects.events, "plugin");
-        keep_state(&mut now_is, effects.state);
-        let webhook_key = match plugin.concerns(&hook) {
-            Concerns::NoProcess => None,
-            Concerns::EveryProcess => Some(None),
-            Concerns::Process(key) => Some(Some(key)),
-        };
-        let concerned = match &webhook_key {
-            Some(key) => {
-                let (community, id) = (&instance.stored.community, instance.stored.id);
-                self.store.open_processes(community, id, key.as_deref()).await?
-            }
-            None => Vec::new(),
-        };
+        let mut unit = unit(envelope, None, Vec::new(), Vec::new());
+        let mut shared = Shared::new();
+        unit.events = platform_events(envelope, plugin.name(), self.now(), effects.events, "plugin");
+        let mut state = effects.state;
         let (mut taken, mut failure) = (false, None);
-        for process in concerned {
+        for process in turn.processes(&self.store, &instance.stored.community, concerned).await? {
             let Some(definition) = plugin.process(process.process.as_str()) else { continue };
+            if process.record.status.is_terminal() {
+                continue;
+            }
+            keep(&mut now_is, state.as_ref());
             let call = self.call(envelope, &now_is);
-            let handling = definition.receive_webhook(call, process.state.clone(), Arc::clone(&hook));
+            let handling = definition.receive_webhook(call, process.state.clone(), Arc::clone(hook));
             let Finished { result, effects } = in_time(guarded(envelope, handling, self.deadline).await);
             if let Err(error @ Error::Retry { .. }) = result {
                 return Ok(self.refused(envelope, error));
             }
             let failed = result.as_ref().err().map(|error| Box::new(error.problem().clone()));
-            let now = self.now();
-            let label = process.record.id.to_string();
-            events.extend(platform_events(envelope, plugin.name(), now, effects.events, &label));
-            keep_state(&mut now_is, effects.state);
-            if let Some(moved) = advance(&process, result, now, Answer::IfChanged) {
-                let scope = envelope.scope(Some(plugin.name()), now);
-                events.extend(moved.event.map(|body| envelope.event(&scope, &format!("webhook/{label}"), &body)));
-                changes.push(moved.change);
+            let (now, label) = (self.now(), process.record.id.to_string());
+            unit.events.extend(platform_events(envelope, plugin.name(), now, effects.events, &label));
+            state = effects.state.or(state);
+            if let Some(Moved { process, is_visible }) = advance(&process, result, now, Answer::IfChanged) {
+                let (row, label) = (RowKey::of(&process), format!("webhook/{label}"));
+                shared.reports.extend(is_visible.then_some(Report { row, label, time: now, last: false }));
+                shared.processes.push(process);
                 // Who changes nothing may only have seen that it is not meant.
                 taken |= failed.is_none();
             }
@@ -85,22 +100,62 @@ impl Handlers {
         if let (Some(problem), false) = (failure, taken) {
             return Ok(Verdict::Reject(problem));
         }
-        if now_is.state != instance.state {
-            changes.extend(state_change(&instance, now_is.state.as_deref().cloned()));
+        if let Some(state) = state {
+            self.keep_state(&handler_of(plugin), &now_is, state, turn.has_instance(), &mut unit, &mut shared);
         }
-        // Committed also where nothing changed: the platform's next delivery of the same hook is recognised.
-        Ok(Verdict::commit(unit(envelope, None, changes, events)))
+        // Stored also where nothing changed: the platform's next delivery of the same hook is recognised.
+        Ok(Verdict::Commit { unit: Box::new(unit), shared: Some(Box::new(shared)), problem: None })
+    }
+
+    /// The instance as it is when its turn has come.
+    async fn as_it_is(&self, plugin: &PluginDefinition, read: &LoadedInstance, turn: &Turn) -> Step<LoadedInstance> {
+        if !turn.has_instance() {
+            return Ok(read.clone());
+        }
+        if let Some(latest) = turn.instance(read.stored.id) {
+            return Ok(Arc::unwrap_or_clone(latest));
+        }
+        let stored = self.store.instance(&read.stored.community, read.stored.id).await?;
+        match stored {
+            Some(stored) => Ok(self.host.load(plugin, stored)?),
+            // It was disabled meanwhile, which the next run finds out.
+            None => Err(Detour::Verdict(Verdict::Rerun)),
+        }
+    }
+
+    /// The open processes that a webhook is about, the oldest first.
+    async fn concerned_processes(
+        &self,
+        plugin: &PluginDefinition,
+        instance: &LoadedInstance,
+        hook: &Webhook,
+    ) -> Step<Vec<Uuid>> {
+        let key = match plugin.concerns(hook) {
+            Concerns::NoProcess => return Ok(Vec::new()),
+            Concerns::EveryProcess => None,
+            Concerns::Process(key) => Some(key),
+        };
+        let stored = &instance.stored;
+        Ok(self.store.open_process_ids(&stored.community, stored.id, key.as_deref()).await?)
     }
 
     pub(super) async fn tick(&self, envelope: &Envelope, plugin: &Name, body: &Tick) -> Step {
         let plugin = Arc::clone(self.registry.find(plugin)?);
+        let rows = self.takes_turns(envelope, body.instance_id, &handler_of(&plugin));
+        let turn = self.serial.turn(rows.then_some(RowKey::Instance(body.instance_id)).into_iter().collect()).await;
+        let decided = self.tick_in_turn(envelope, &plugin, body, &turn).await;
+        turn.end(decided).await
+    }
+
+    async fn tick_in_turn(&self, envelope: &Envelope, plugin: &PluginDefinition, body: &Tick, turn: &Turn) -> Step {
         let Some(stored) = self.store.instance(&body.community, body.instance_id).await? else {
             return Ok(Verdict::Done);
         };
-        let instance = match self.host.load(&plugin, stored) {
+        let instance = match self.host.load(plugin, stored) {
             Ok(instance) => instance,
             Err(why) => return or_the_next(why.into()),
         };
+        let instance = turn.instance(body.instance_id).map_or(instance, Arc::unwrap_or_clone);
         let call = self.call(envelope, &instance);
         let finished = guarded(envelope, plugin.tick(call), self.deadline).await.into_finished();
         if let Err(error) = finished.result {
@@ -112,12 +167,15 @@ impl Handlers {
             return Ok(Verdict::Done);
         }
         let effects = finished.effects;
-        let changes: Vec<_> = state_change(&instance, effects.state).into_iter().collect();
-        let events = platform_events(envelope, plugin.name(), self.now(), effects.events, "plugin");
-        if changes.is_empty() && events.is_empty() {
+        if effects.state.is_none() && effects.events.is_empty() {
             return Ok(Verdict::Done);
         }
-        Ok(Verdict::commit(unit(envelope, None, changes, events)))
+        let events = platform_events(envelope, plugin.name(), self.now(), effects.events, "plugin");
+        let (mut unit, mut shared) = (unit(envelope, None, Vec::new(), events), Shared::new());
+        if let Some(state) = effects.state {
+            self.keep_state(&handler_of(plugin), &instance, state, turn.has_instance(), &mut unit, &mut shared);
+        }
+        Ok(Verdict::Commit { unit: Box::new(unit), shared: Some(Box::new(shared)), problem: None })
     }
 
     fn call(&self, envelope: &Envelope, instance: &LoadedInstance) -> Call {
@@ -168,8 +226,13 @@ fn in_time<T>(called: Called<T>) -> Finished<T> {
     }
 }
 
-fn keep_state(instance: &mut LoadedInstance, state: Option<Value>) {
+fn keep(instance: &mut LoadedInstance, state: Option<&Value>) {
     if let Some(state) = state {
-        instance.state = Some(Arc::new(state));
+        instance.state = Some(Arc::new(state.clone()));
     }
+}
+
+/// Webhooks and ticks of one plugin change its state alike.
+fn handler_of(plugin: &PluginDefinition) -> Handler {
+    (plugin.name().clone(), "webhook".to_owned())
 }

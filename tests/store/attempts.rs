@@ -13,6 +13,7 @@ on_both!(
     a_second_worker_learns_that_an_attempt_is_running,
     an_attempt_whose_worker_died_is_taken_over_after_its_lease,
     an_attempt_that_gave_up_for_a_retry_may_begin_again_at_once,
+    an_attempt_that_lost_a_race_does_not_count,
     a_refused_command_leaves_its_key_free,
     a_finished_attempt_answers_with_its_events,
     another_body_under_the_key_of_an_attempt_is_a_conflict,
@@ -83,6 +84,17 @@ async fn a_refused_command_leaves_its_key_free(database: &Database) {
     release().await;
     let running = Some((1, AttemptStatus::Running));
     assert_eq!(view(&store, "k").await, running, "who was not told that it gave up does not give up the next one");
+}
+
+async fn an_attempt_that_lost_a_race_does_not_count(database: &Database) {
+    let store = database.store().await;
+    let first = begin_fresh(&store, "k", LEASE).await;
+    store.release_attempt(&entry("a", "k", 1), first, Keep::ForRerun).await.expect("the database answers");
+    let Begun::Again { fence, attempts, died } = begin(&store, "k", LEASE).await else { panic!("it may begin again") };
+    assert_eq!((attempts, died), (1, false), "it is the first still");
+    store.release_attempt(&entry("a", "k", 1), fence, Keep::ForRetry).await.expect("the database answers");
+    let again = begin(&store, "k", LEASE).await;
+    assert!(matches!(again, Begun::Again { attempts: 2, died: false, .. }), "a retry counts: {again:?}");
 }
 
 async fn a_finished_attempt_answers_with_its_events(database: &Database) {

@@ -12,7 +12,7 @@ use crate::support::{
 /// `{"votes": 2}` in base64.
 const TWO_VOTES: &str = "eyJ2b3RlcyI6IDJ9";
 
-fn hook(delivery: Option<&str>, headers: &Value) -> Command {
+pub(crate) fn hook(delivery: Option<&str>, headers: &Value) -> Command {
     let body = json!({
         "community": COMMUNITY,
         "delivery_id": delivery,
@@ -26,7 +26,7 @@ fn hook(delivery: Option<&str>, headers: &Value) -> Command {
     command
 }
 
-async fn ballot(world: &World, parameters: &Value) -> uuid::Uuid {
+pub(crate) async fn ballot(world: &World, parameters: &Value) -> uuid::Uuid {
     let body = json!({ "community": COMMUNITY, "parameters": parameters });
     World::record(&world.tell("process.puppet.ballot.start", &body).await).id
 }

@@ -42,6 +42,8 @@ impl Plugin for Puppet {
             .action::<PatientAct>()
             .action::<LongAct>()
             .action::<Announce>()
+            .action::<Count>()
+            .action::<KeyedCount>()
             .process::<Ballot>()
             .event::<Announced>();
     }
@@ -208,6 +210,24 @@ async fn patient_act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<
 #[action(LongAct, "long-act", effect = "pure", deadline = "50s")]
 async fn long_act(cx: &Cx<Puppet>, tag: String, script: Vec<Deed>) -> Result<String> {
     act(cx, tag, script).await
+}
+
+/// Counts in the plugin's state how often it was called.
+#[action(Count, "count", effect = "idempotent")]
+async fn count(cx: &Cx<Puppet>) -> Result<u64> {
+    count_one(cx)
+}
+
+/// The same on a platform that takes our key.
+#[action(KeyedCount, "keyed-count", effect = "keyed")]
+async fn keyed_count(cx: &Cx<Puppet>) -> Result<u64> {
+    count_one(cx)
+}
+
+fn count_one(cx: &Cx<Puppet>) -> Result<u64> {
+    let count = cx.state::<u64>()?.unwrap_or(0) + 1;
+    cx.set_state(&count)?;
+    Ok(count)
 }
 
 /// Tells drivers something.

@@ -12,8 +12,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Community, CommunitySlug, Initiator, InstanceRecord, MessageId, Name, Problem, ProcessRecord, Timestamp,
-    routing::safe_word,
+    Community, CommunitySlug, Initiator, InstanceRecord, MessageId, Name, Problem, ProcessRecord, ProcessStatus,
+    Timestamp, routing::safe_word,
 };
 
 /// The content type of an event's AMQP message.
@@ -203,6 +203,16 @@ impl EventBody {
             Self::CommunityApplied(_) => "community.applied",
             Self::CommunityDeleted(_) => "community.deleted",
             Self::CommandRejected(_) => "command.rejected",
+        }
+    }
+
+    /// That a process has changed: it has ended, or it is open and has something new.
+    #[must_use]
+    pub fn process_changed(record: ProcessRecord) -> Self {
+        match record.status {
+            ProcessStatus::Completed => Self::ProcessCompleted(record),
+            ProcessStatus::Failed => Self::ProcessFailed(record),
+            ProcessStatus::Created | ProcessStatus::Pending => Self::ProcessUpdated(record),
         }
     }
 
