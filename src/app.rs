@@ -221,7 +221,19 @@ pub fn bus_settings(config: &Config) -> Result<bus::Settings, BusError> {
         declare: config.broker.declare,
         delivery_limit: config.broker.delivery_limit,
         service_users: if config.tenancy.is_on() { service_users(config)? } else { BTreeSet::new() },
+        tls: broker_tls(config),
     })
+}
+
+/// The files that the settings name.
+fn broker_tls(config: &Config) -> bus::Tls {
+    let named = |file: &PathBuf| Some(file.clone()).filter(|file| !file.as_os_str().is_empty());
+    let broker = &config.broker;
+    bus::Tls {
+        ca: named(&broker.tls_ca_pem),
+        certificate: named(&broker.tls_certificate_pem),
+        key: named(&broker.tls_key_pem),
+    }
 }
 
 /// Every user of the service's own, the one that this process connects as among them.

@@ -4,11 +4,15 @@
 mod broker;
 #[path = "bus/faults.rs"]
 mod faults;
+#[path = "bus/hostile.rs"]
+mod hostile;
 #[expect(dead_code, reason = "the fault rig uses the rest")]
 #[path = "bus/proxy.rs"]
 mod proxy;
 #[path = "bus/rabbitmq.rs"]
 mod rabbitmq;
+#[path = "bus/raw_driver.rs"]
+mod raw_driver;
 #[path = "bus/rig.rs"]
 mod rig;
 #[path = "bus/seam.rs"]

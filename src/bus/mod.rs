@@ -15,6 +15,7 @@ pub mod permissions;
 pub mod rabbitmq;
 mod room;
 pub mod socket;
+mod tls;
 pub mod topology;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
@@ -32,6 +33,7 @@ pub use message::{
     REPLAYED_HEADER, Refusal, SUSPECT_HEADER, THROTTLED_HEADER, is_reply_queue,
 };
 pub use room::Room;
+pub use tls::Tls;
 pub use topology::{Queue, Topology};
 
 use in_process::InProcess;
@@ -53,6 +55,8 @@ pub struct Settings {
     pub delivery_limit: u32,
     /// The users whose word about the author of a command counts, our own among them; none without tenancy.
     pub service_users: BTreeSet<String>,
+    /// Whom `amqps://…` trusts.
+    pub tls: Tls,
 }
 
 /// Whom a URL connects, and to what.

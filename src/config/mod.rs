@@ -77,6 +77,12 @@ pub struct Broker {
     pub declare: bool,
     /// `x-delivery-limit` of the command queues.
     pub delivery_limit: u32,
+    /// The file with the authorities of an `amqps://…` broker; empty for those that are publicly trusted.
+    pub tls_ca_pem: PathBuf,
+    /// The file with our certificate for it; empty for none.
+    pub tls_certificate_pem: PathBuf,
+    /// The file with the key of our certificate; empty for none.
+    pub tls_key_pem: PathBuf,
 }
 
 impl Broker {

@@ -22,6 +22,8 @@ enum Rule {
     /// One of these schemes, or this whole word if there is one.
     Url(&'static [&'static str], Option<&'static str>),
     NotEmpty,
+    /// The name of a file, which is looked for when it is used; or nothing.
+    File,
     /// A word that is safe in the names of exchanges and queues.
     Prefix,
     /// Entries of a vault, each with an id of its own.
@@ -37,7 +39,7 @@ enum Rule {
     PluginConcurrencies,
 }
 
-use Rule::{Address, Bindings, Filter, Keys, NotEmpty, OneOf, PluginConcurrencies, Prefix, Range, Url, Users};
+use Rule::{Address, Bindings, File, Filter, Keys, NotEmpty, OneOf, PluginConcurrencies, Prefix, Range, Url, Users};
 
 const DAY: i64 = 86_400;
 
@@ -47,6 +49,9 @@ const RULES: &[(&str, Rule)] = &[
     ("broker.prefix", Prefix),
     ("broker.heartbeat_seconds", Range(1, 3600)),
     ("broker.delivery_limit", Range(1, 1_000_000)),
+    ("broker.tls_ca_pem", File),
+    ("broker.tls_certificate_pem", File),
+    ("broker.tls_key_pem", File),
     ("database.url", Url(&["sqlite:", "postgres://", "postgresql://"], None)),
     ("database.max_connections", Range(1, 1000)),
     // The prefetch of AMQP is 16 bits wide, and 0 would mean no limit.
@@ -112,7 +117,7 @@ impl Rule {
             PluginConcurrencies => plugin_concurrencies(value),
             Bindings => texts(value).try_for_each(|text| Binding::try_from(text.to_owned()).map(|_| ())),
             Users if !texts(value).all(is_user) => Err("each must be 1 to 64 of a-z, A-Z, 0-9, - and _".to_owned()),
-            NotEmpty | Prefix | Users | Address => Ok(()),
+            NotEmpty | File | Prefix | Users | Address => Ok(()),
         }
     }
 }

@@ -197,6 +197,7 @@ impl Service {
             declare: true,
             delivery_limit: 100,
             service_users: std::collections::BTreeSet::new(),
+            tls: metagov::bus::Tls::default(),
         }
     }
 

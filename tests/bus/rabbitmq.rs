@@ -389,7 +389,7 @@ async fn a_drivers_queue_that_is_full_holds_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_breaks_the_connection_is_set_aside_and_its_neighbours_are_not() {
+async fn a_message_whose_id_is_no_text_is_delivered_like_its_neighbours() {
     tell(On::RabbitMq, |rig: Rig| async move {
         rig.bus.apply_topology(&[plugin()]).await.expect("it is declared");
         let proxy = Proxy::corrupting(b"poison-poison", broker_address()).await;
@@ -410,9 +410,11 @@ async fn a_message_that_breaks_the_connection_is_set_aside_and_its_neighbours_ar
         rig.bus.publish((0..20).map(command).collect()).await.expect("it is open");
 
         let mut deliveries = rig.bus.consume(Queue::Plugin(plugin()), 100);
-        for expected in 0..20 {
+        let mended = "\u{1a}".repeat("poison-poison".len());
+        for expected in std::iter::once(mended).chain((0..20).map(|number| number.to_string())) {
             let delivery = next(&mut deliveries).await;
-            assert_eq!(id(&delivery.message), expected.to_string());
+            assert_eq!(id(&delivery.message), expected);
+            assert!(!delivery.redelivered, "no connection broke");
             delivery.receipt.ack();
         }
     })
@@ -420,7 +422,7 @@ async fn a_message_that_breaks_the_connection_is_set_aside_and_its_neighbours_ar
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_letter_that_breaks_connections_is_shown_and_those_behind_it_and_retried_as_it_is_shown() {
+async fn a_dead_letter_whose_id_is_no_text_is_shown_and_those_behind_it_and_retried_as_it_is_shown() {
     tell(On::RabbitMq, |rig: Rig| async move {
         rig.bus.apply_topology(&[plugin()]).await.expect("it is declared");
         let proxy = Proxy::corrupting(b"poison-poison", broker_address()).await;
@@ -450,7 +452,7 @@ async fn a_dead_letter_that_breaks_connections_is_shown_and_those_behind_it_and_
                 .await
                 .expect("it is confirmed");
         }
-        let mended = "?".repeat("poison-poison".len());
+        let mended = "\u{1a}".repeat("poison-poison".len());
         let shown = soon("looking", rig.bus.dead_letters(&mut |_| DeadVerdict::Keep)).await.expect("they can be read");
         assert_eq!(shown.iter().map(DeadLetter::id).collect::<Vec<_>>(), [mended.as_str(), "behind it"]);
         assert_eq!(shown[0].message.properties.headers["binary"], "a\u{fffd}");

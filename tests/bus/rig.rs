@@ -41,6 +41,7 @@ pub(crate) fn settings(url: &str) -> Settings {
         declare: true,
         delivery_limit: 2,
         service_users: std::collections::BTreeSet::new(),
+        tls: metagov::bus::Tls::default(),
     }
 }
 

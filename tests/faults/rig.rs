@@ -333,6 +333,7 @@ pub(crate) async fn connect(url: &str, prefix: &str) -> Bus {
         declare: true,
         delivery_limit: 100,
         service_users: BTreeSet::new(),
+        tls: metagov::bus::Tls::default(),
     };
     Bus::connect(&settings, CancellationToken::new()).await.expect("the URL of the broker is usable")
 }

@@ -134,9 +134,7 @@ impl Consumer {
     }
 
     async fn consume(&self, link: &Link, outage: &mut Outage, gear: &mut Option<Gear>) -> Result<End, Lost> {
-        let careful_until = link.careful_until();
-        let roomy = gear.as_ref().map_or(self.prefetch, Gear::prefetch);
-        let prefetch = if careful_until.is_some() { 1 } else { roomy };
+        let prefetch = gear.as_ref().map_or(self.prefetch, Gear::prefetch);
         let (channel, mut stream) = tokio::select! {
             biased;
             () = self.ended() => return Ok(End::Ended),
@@ -152,18 +150,10 @@ impl Consumer {
         let acknowledging = acknowledger::run(link.clone(), channel.clone(), settled, self.closed.clone());
         self.tasks.spawn(broken.clone().run_until_cancelled_owned(acknowledging));
 
-        let careful = async {
-            match careful_until {
-                Some(until) => tokio::time::sleep_until(until).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::pin!(careful);
         let end = loop {
             let delivery = tokio::select! {
                 biased;
                 () = self.ended() => break End::Ended,
-                () = &mut careful => break End::OtherPrefetch,
                 () = link.broken() => return Err(Lost::Link),
                 delivery = stream.next() => match delivery.ok_or(Lost::Cancelled)? {
                     Ok(delivery) => delivery,
@@ -176,7 +166,7 @@ impl Consumer {
             };
             let hold = self.share.as_ref().map(|share| share.hold(delivery.data.len()));
             let shifts = match (&self.share, &hold, gear.as_mut()) {
-                (Some(share), Some(hold), Some(gear)) if careful_until.is_none() => gear.shift(hold, share),
+                (Some(share), Some(hold), Some(gear)) => gear.shift(hold, share),
                 _ => false,
             };
             let delivery = self.receive(delivery, hold, &settlements);

@@ -1,24 +1,22 @@
 //! Shows the dead letters, one after the other, and settles each as it is decided.
 //!
-//! It has a connection of its own, for a letter may be one that breaks connections: see [`mend`]. All letters are held by
-//! one channel until the end: what is kept goes back, in its old order, when the channel closes. So two people who look
+//! It has a connection of its own, so that nobody's messages wait behind it. All letters are held by one channel until the
+//! end: what is kept goes back, in its old order, when the channel closes. So two people who look
 //! at the same time see different letters. Up: the broker. Down: `metagov dead`.
 
 use std::time::Duration;
 
 use lapin::{
-    Channel, ErrorKind,
+    Channel,
     message::Delivery,
     options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions},
-    uri::AMQPUri,
 };
 use tokio::time::timeout;
 
 use super::{
     Declaring,
     declare::name,
-    mend,
-    session::{self, Lost},
+    transport::{Address, Unreachable},
     wire,
 };
 use crate::bus::{BrokerError, BusError, DeadLetter, DeadVerdict};
@@ -29,41 +27,28 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Why the dead letters cannot be read or settled.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
-    #[error("no relay to read them through")]
-    Relay(#[source] std::io::Error),
     #[error(transparent)]
-    Connect(#[from] Lost),
+    Connect(#[from] Unreachable),
     #[error(transparent)]
     Amqp(#[from] lapin::Error),
-    #[error(
-        "one of them has properties that are no UTF-8, which only an unencrypted connection can show; look with a \
-         broker.url that begins with amqp://"
-    )]
-    Unreadable(#[source] lapin::Error),
     #[error("the broker did not take a letter that was to be retried; it stays")]
     NotTaken,
 }
 
 pub(super) async fn settle(
-    uri: &AMQPUri,
+    address: &Address,
     declaring: &Declaring,
     decide: &mut (dyn FnMut(&DeadLetter) -> DeadVerdict + Send),
 ) -> Result<Vec<DeadLetter>, BusError> {
-    look(uri, declaring, decide).await.map_err(|failed| {
-        BusError::DeadLetters(BrokerError::new(match failed {
-            Failed::Amqp(error) if matches!(error.kind(), ErrorKind::ParsingError(_)) => Failed::Unreadable(error),
-            failed => failed,
-        }))
-    })
+    look(address, declaring, decide).await.map_err(|failed| BusError::DeadLetters(BrokerError::new(failed)))
 }
 
 async fn look(
-    uri: &AMQPUri,
+    address: &Address,
     declaring: &Declaring,
     decide: &mut (dyn FnMut(&DeadLetter) -> DeadVerdict + Send),
 ) -> Result<Vec<DeadLetter>, Failed> {
-    let relayed = mend::relay(uri).await.map_err(Failed::Relay)?;
-    let connection = session::connect(relayed.as_ref().unwrap_or(uri), "dead letters").await?;
+    let connection = address.connect("dead letters").await?;
     let channel = connection.create_channel().await?;
     let publishing = connection.create_channel().await?;
     publishing.confirm_select(ConfirmSelectOptions::default()).await?;

@@ -1,6 +1,6 @@
 //! The bus on RabbitMQ: two supervised connections, and what lives on them. The only place that knows lapin.
 //!
-//! [`session`] keeps a connection up; [`consumer`] with its [`acknowledger`], [`publisher`] and [`subscription`] rebuild
+//! [`session`] keeps a connection up, which [`transport`] opens and [`sanitiser`] keeps readable; [`consumer`] with its [`acknowledger`], [`publisher`] and [`subscription`] rebuild
 //! themselves on it; [`declare`] puts the topology there; [`wire`] translates messages; what does not stand is written on
 //! the board of [`standing`]. Nothing is remembered here: what
 //! is not confirmed or acknowledged when a connection dies is published or delivered again. Up: the broker. Down:
@@ -11,13 +11,15 @@ mod author;
 mod consumer;
 mod dead_letters;
 mod declare;
-mod mend;
+mod frames;
 mod outage;
 mod publisher;
 mod refusals;
+mod sanitiser;
 mod session;
 mod standing;
 mod subscription;
+mod transport;
 mod wire;
 
 use std::{sync::Arc, time::Duration};
@@ -42,6 +44,7 @@ use publisher::Publisher;
 use session::Session;
 use standing::{Board, Part};
 use subscription::Subscriber;
+use transport::Address;
 
 /// Directives for the log filter. lapin logs the whole of each returned message, body and all, as a warning, and as
 /// errors what the sessions report themselves, in their words and once.
@@ -49,8 +52,6 @@ pub const LOG_DIRECTIVES: &str = "lapin=off";
 
 /// For acknowledgements that are under way when the bus closes.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// TCP and TLS only; the session has a longer time-out for all of it.
-const CONNECTION_TIMEOUT_MS: u64 = 5000;
 
 /// What an alarm means to us, and what to do about it.
 const BLOCKED: &str = "RabbitMQ is short of memory or disk and takes no messages: publishing waits, acknowledging goes \
@@ -59,7 +60,7 @@ const BLOCKED: &str = "RabbitMQ is short of memory or disk and takes no messages
 /// The bus on RabbitMQ.
 #[derive(Debug)]
 pub struct RabbitMq {
-    uri: AMQPUri,
+    address: Address,
     consuming: Session,
     publishing: Session,
     publisher: Publisher,
@@ -110,28 +111,28 @@ impl Declaring {
 
 impl RabbitMq {
     pub(super) fn start(settings: &Settings, shutdown: CancellationToken) -> Result<Arc<Self>, BusError> {
-        let uri = address(settings)?;
+        let address = address(settings)?;
         let declaring = Arc::new(Declaring {
             names: Names::new(&settings.prefix),
             prefix: settings.prefix.clone(),
             delivery_limit: settings.delivery_limit,
             wanted: settings.declare,
-            authors: Authors::new(&uri.authority.userinfo.username, &settings.service_users),
+            authors: Authors::new(&address.uri.authority.userinfo.username, &settings.service_users),
         });
         let (stopped, closed, gone) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (tasks, sessions) = (TaskTracker::new(), TaskTracker::new());
 
         let board = Board::default();
-        let (consuming, life) = Session::new(uri.clone(), "consuming", &board, gone.clone());
+        let (consuming, life) = Session::new(address.clone(), "consuming", &board, gone.clone());
         sessions.spawn(life);
-        let (publishing, life) = Session::new(uri.clone(), "publishing", &board, gone.clone());
+        let (publishing, life) = Session::new(address.clone(), "publishing", &board, gone.clone());
         sessions.spawn(life);
         let (publisher, life) =
             Publisher::new(publishing.clone(), Arc::clone(&declaring), board.line(Part::Broker), closed.clone());
         tasks.spawn(life);
 
         let bus = Arc::new(Self {
-            uri,
+            address,
             consuming,
             publishing,
             publisher,
@@ -217,7 +218,7 @@ impl RabbitMq {
         &self,
         decide: &mut (dyn FnMut(&DeadLetter) -> DeadVerdict + Send),
     ) -> Result<Vec<DeadLetter>, BusError> {
-        self.until_closed(dead_letters::settle(&self.uri, &self.declaring, decide)).await
+        self.until_closed(dead_letters::settle(&self.address, &self.declaring, decide)).await
     }
 
     pub(super) async fn depth(&self, queue: &Queue) -> Result<Depth, BusError> {
@@ -314,11 +315,10 @@ fn parse(url: &SecretString) -> Result<AMQPUri, BusError> {
     })
 }
 
-/// The broker's address, with heartbeat and time-out where it has none of its own.
-fn address(settings: &Settings) -> Result<AMQPUri, BusError> {
+/// The broker's address, with a heartbeat where the URL has none of its own.
+fn address(settings: &Settings) -> Result<Address, BusError> {
     let mut uri = parse(&settings.url)?;
     let heartbeat = u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX).max(1);
     uri.query.heartbeat.get_or_insert(heartbeat);
-    uri.query.connection_timeout.get_or_insert(CONNECTION_TIMEOUT_MS);
-    Ok(uri)
+    Ok(Address::new(uri, settings.tls.clone()))
 }

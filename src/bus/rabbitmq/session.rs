@@ -10,27 +10,21 @@
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use lapin::{Connection, ConnectionProperties, ErrorKind, Event, uri::AMQPUri};
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use lapin::{Connection, Event};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     outage::Outage,
     standing::{Board, Part},
+    transport::{Address, Unreachable},
 };
 use crate::telemetry::measures;
 
-/// For TCP, TLS and AMQP handshake together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the farewell; whoever does not answer is left.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// lapin tells of most ends of a connection by an event; the others are seen by looking.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long consumers are careful after a connection broke on a message: long enough for the broker to set it aside.
-const CAREFUL: Duration = Duration::from_mins(1);
 
 /// A handle on a session; clones share the connection.
 #[derive(Debug, Clone)]
@@ -43,16 +37,13 @@ pub(super) struct Session {
 pub(super) struct Link {
     connection: Arc<Connection>,
     broken: CancellationToken,
-    careful_until: Option<Instant>,
 }
 
 /// Why a session lost its connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Lost {
-    #[error("cannot connect")]
-    Connect(#[source] lapin::Error),
-    #[error("no connection within {} s", CONNECT_TIMEOUT.as_secs())]
-    ConnectTimeout,
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
     #[error("the connection broke")]
     Broken(#[source] lapin::Error),
     #[error("the connection was closed")]
@@ -64,7 +55,7 @@ pub(super) enum Lost {
 impl Session {
     /// Starts to connect. The returned future is the session's life: spawn it; it ends after `closed`.
     pub(super) fn new(
-        uri: AMQPUri,
+        address: Address,
         role: &'static str,
         board: &Board,
         closed: CancellationToken,
@@ -72,7 +63,7 @@ impl Session {
         let (publish, links) = watch::channel(None);
         let outage = Outage::of(format!("the connection for {role}")).told_on(board.line(Part::Broker));
         outage.begin();
-        (Self { links }, supervise(uri, role, outage, publish, closed))
+        (Self { links }, supervise(address, role, outage, publish, closed))
     }
 
     /// The current link, waiting for one. `None` once the session is closed for good. Safe to cancel.
@@ -97,15 +88,6 @@ impl Link {
         self.broken.cancelled().await;
     }
 
-    /// Until when messages are to be fetched one at a time, if they are.
-    ///
-    /// AMQP wants UTF-8 in short texts, RabbitMQ does not check it, and lapin drops the connection at a frame that it
-    /// cannot read. Such a message is delivered again until the broker sets it aside for having come back too often;
-    /// what was fetched along with it comes back as often, and must not share its fate.
-    pub(super) fn careful_until(&self) -> Option<Instant> {
-        self.careful_until.filter(|until| *until > Instant::now())
-    }
-
     /// Has the connection dropped and built again: it accepts what is sent and never answers.
     pub(super) fn give_up(&self) {
         self.broken.cancel();
@@ -121,20 +103,19 @@ impl Deref for Link {
 }
 
 async fn supervise(
-    uri: AMQPUri,
+    address: Address,
     role: &'static str,
     mut outage: Outage,
     links: watch::Sender<Option<Link>>,
     closed: CancellationToken,
 ) {
     let life = async {
-        let mut careful_until = None;
         let mut stood = false;
         loop {
-            let lost = match connect(&uri, role).await {
+            let lost = match address.connect(role).await {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
-                    let link = Link { connection, broken: CancellationToken::new(), careful_until };
+                    let link = Link { connection, broken: CancellationToken::new() };
                     tracing::debug!(role, "connected");
                     if std::mem::replace(&mut stood, true) {
                         metrics::counter!(measures::AMQP_RECONNECTS, "connection" => role).increment(1);
@@ -150,12 +131,8 @@ async fn supervise(
                     part(&link).await;
                     lost
                 }
-                Err(lost) => lost,
+                Err(unreachable) => unreachable.into(),
             };
-            if matches!(&lost, Lost::Broken(error) if matches!(error.kind(), ErrorKind::ParsingError(_))) {
-                tracing::warn!("a message cannot be read as AMQP; fetching one at a time until it is set aside");
-                careful_until = Some(Instant::now() + CAREFUL);
-            }
             outage.failed(&lost).await;
         }
     };
@@ -167,14 +144,6 @@ async fn supervise(
         link.broken.cancel();
         part(&link).await;
     }
-}
-
-pub(super) async fn connect(uri: &AMQPUri, role: &str) -> Result<Connection, Lost> {
-    let properties = ConnectionProperties::default().with_connection_name(format!("metagov {role}").into());
-    timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties))
-        .await
-        .map_err(|_| Lost::ConnectTimeout)?
-        .map_err(Lost::Connect)
 }
 
 /// Returns when the connection is no more. A heartbeat that stays away is one of lapin's errors.

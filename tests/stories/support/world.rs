@@ -535,6 +535,7 @@ async fn connect(prefix: &str) -> Bus {
         declare: true,
         delivery_limit: 100,
         service_users: std::collections::BTreeSet::new(),
+        tls: metagov::bus::Tls::default(),
     };
     Bus::connect(&settings, CancellationToken::new()).await.expect("the URL of the broker is usable")
 }
