@@ -1,6 +1,7 @@
 //! What a process says about itself: lines for people or JSON for machines, on stderr.
 //!
-//! Stdout belongs to data, so nothing is ever logged there. What is logged never holds a setting, a token or a body.
+//! Stdout belongs to data, so nothing is ever logged there. What is logged never holds a setting, a token or a body; each
+//! line passes [`line`], which masks what looks like one all the same. A log that cannot be written changes nothing.
 //! Fields have fixed names, so that a query written once finds every role and every plugin:
 //!
 //! | field | on | meaning |
@@ -17,6 +18,7 @@
 //!
 //! Figures are another matter: [`measures`]. Up: [`crate::config::Log`]. Down: stderr.
 
+mod line;
 pub mod measures;
 
 use std::io::{self, IsTerminal};
@@ -25,6 +27,7 @@ use thiserror::Error;
 use tracing::{Dispatch, subscriber::SetGlobalDefaultError};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
+use self::line::Line;
 use crate::config::LogFormat;
 
 /// Libraries that talk about every frame and every query. `lapin` is off: it logs whole messages that come back, body
@@ -64,11 +67,28 @@ pub fn start(format: LogFormat, filter: EnvFilter) -> Result<(), SetGlobalDefaul
     tracing::dispatcher::set_global_default(dispatch(format, filter, coloured(), io::stderr))
 }
 
+/// Makes a [`Line`] for each event.
+struct Lines<W> {
+    to: W,
+    coloured: bool,
+}
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Lines<W> {
+    type Writer = Line<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line::new(self.to.make_writer(), self.coloured)
+    }
+}
+
 fn dispatch<W>(format: LogFormat, filter: EnvFilter, coloured: bool, writer: W) -> Dispatch
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let coloured = coloured && format == LogFormat::Human;
+    // By default it complains on stderr of a line that stderr does not take, which panics.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    let builder = builder.with_writer(Lines { to: writer, coloured });
     match format {
         LogFormat::Human => builder.with_ansi(coloured).with_target(false).finish().into(),
         LogFormat::Json => {
@@ -116,6 +136,34 @@ mod tests {
         assert_eq!(line["span"]["message.id"], "m-1", "{line}");
         assert_eq!(line["process.id"], "p-1", "{line}");
         assert_eq!(line["message"], "it ended", "{line}");
+    }
+
+    #[test]
+    fn a_strangers_words_forge_no_line() {
+        let key = "action.x\n1970-01-01T00:00:00Z ERROR all is lost\x1b[2J";
+        for format in [LogFormat::Human, LogFormat::Json] {
+            let text = logged(format, "info", || {
+                let _message = tracing::info_span!("message", routing_key = %key).entered();
+                tracing::warn!(error = %key, debugged = ?key, plain = key, "{key}");
+            });
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(!text.contains('\x1b'), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_library_tells_of_a_secret_is_masked_with_colours_and_without() {
+        for coloured in [true, false] {
+            let lines = Arc::new(Mutex::new(Vec::new()));
+            let shared = SharedWriter(Arc::clone(&lines));
+            let filter = parse_filter("info").expect("a valid filter");
+            let dispatch = dispatch(LogFormat::Human, filter, coloured, move || shared.clone());
+            tracing::dispatcher::with_default(&dispatch, || {
+                tracing::warn!(password = "hunter2", url = %"postgres://u:hunter2@h/d", client_secret = %"hunter2", "no");
+            });
+            let text = String::from_utf8(lines.lock().expect("no writer panicked").clone()).expect("text");
+            assert!(!text.contains("hunter2") && text.contains("@h/d"), "{text}");
+        }
     }
 
     #[test]

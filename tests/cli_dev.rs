@@ -375,3 +375,13 @@ fn no_secret_is_in_the_log_at_trace_in_the_database_in_the_environment_or_in_wha
         }
     }
 }
+
+#[test]
+fn a_log_that_cannot_be_written_changes_nothing() {
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has one");
+    let mut dev = Dev::start_in(tempfile::tempdir().expect("a temporary directory"), "debug", full.into());
+    dev.enable_randomness();
+    let outcome = dev.json("action run randomness.random-int -c demo --wait");
+    assert!(outcome["output"]["value"].is_i64(), "{outcome}");
+    assert_eq!(dev.interrupt(), Some(0));
+}
