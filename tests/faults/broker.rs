@@ -1,6 +1,6 @@
 //! The broker goes away, hangs, loses a queue, or closes a channel.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::json;
 use tokio::time::Instant;
@@ -9,13 +9,16 @@ use crate::{
     driver::Command,
     mix::Mix,
     proxy::Proxy,
+    ready::{free_address, says},
     rig::{Rig, Service, Setup, Size, declare},
     table::Row,
-    workers::Process,
+    workers::{Process, Role},
 };
 
 /// What a worker logs when it is connected again.
 const BACK: &str = "the connection for consuming is back";
+/// How soon after commits have stopped a worker must say that it is not ready.
+const UNREADY: Duration = Duration::from_secs(5);
 /// How soon after the broker is back the service must be, too: the longest pause between two attempts.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -116,7 +119,12 @@ struct Silence {
     heartbeat: u32,
     time: Duration,
     from: Vec<u64>,
+    /// Where the first worker says whether it is ready.
+    health: SocketAddr,
 }
+
+/// How long a scenario asks whether a worker is still ready.
+const ASKED: Duration = Duration::from_mins(1);
 
 impl Silence {
     fn of(size: Size) -> Self {
@@ -124,23 +132,35 @@ impl Silence {
             heartbeat: size.of(10, 2),
             time: size.of(Duration::from_mins(1), Duration::from_secs(15)),
             from: Vec::new(),
+            health: free_address(),
         }
     }
 
-    fn setup(&self) -> Setup {
-        let settings = vec![("broker.heartbeat_seconds", self.heartbeat.to_string())];
-        Setup { workers: 2, settings, ..Setup::default() }
+    /// Two workers, of which the first can be asked.
+    async fn service(&self, rig: &mut Rig, broker_url: Option<String>) -> Service {
+        let settings =
+            vec![("broker.heartbeat_seconds", self.heartbeat.to_string()), ("health.address", self.health.to_string())];
+        let mut service = rig.service(Setup { settings, broker_url, ..Setup::default() }).await;
+        service.set("METAGOV__HEALTH__ADDRESS", None);
+        service.start(Role::Worker);
+        service.processes[1].logs_within("the worker takes commands", ASKED).await.expect("a worker starts");
+        says(self.health, 200, ASKED).await.expect("the worker becomes ready");
+        service
     }
 
-    /// Sits the silence out; how long it took until the slowest worker had noticed.
-    async fn sit_out(&mut self, service: &Service) -> Option<Duration> {
+    /// Sits the silence out; how long it took until the slowest worker had noticed, and until the first one said that it is
+    /// not ready.
+    async fn sit_out(&mut self, service: &Service) -> [Option<Duration>; 2] {
         let began = Instant::now();
-        for (process, from) in service.processes.iter().zip(&self.from) {
-            process.logs_after(*from, "lost the connection for consuming", self.time).await?;
-        }
-        let noticed = began.elapsed();
-        tokio::time::sleep(self.time.saturating_sub(noticed)).await;
-        Some(noticed)
+        let noticed = async {
+            for (process, from) in service.processes.iter().zip(&self.from) {
+                process.logs_after(*from, "lost the connection for consuming", self.time).await?;
+            }
+            Some(began.elapsed())
+        };
+        let (noticed, denied) = tokio::join!(noticed, says(self.health, 503, self.time));
+        tokio::time::sleep(self.time.saturating_sub(began.elapsed())).await;
+        [noticed, denied]
     }
 
     /// Two heartbeats, and some time to see that they did not come.
@@ -152,13 +172,13 @@ impl Silence {
 /// The broker hangs.
 pub(crate) async fn t10(rig: &mut Rig, size: Size) -> Row {
     let (count, mut silence) = (size.of(10_000, 1_000), Silence::of(size));
-    let mut service = rig.service(silence.setup()).await;
+    let mut service = silence.service(rig, None).await;
     let commands = mixed(&service, count);
     let sending = service.send(&commands);
     service.answered(&commands, count / 4).await;
     silence.from = log_lengths(&service);
     rig.broker.pause().await;
-    let noticed = silence.sit_out(&service).await;
+    let [noticed, denied] = silence.sit_out(&service).await;
     rig.broker.resume().await;
     let took = all_back(rig, &service, &silence.from).await;
     sending.done().await;
@@ -168,6 +188,7 @@ pub(crate) async fn t10(rig: &mut Rig, size: Size) -> Row {
         format!("RabbitMQ frozen by SIGSTOP for {} s, heartbeat {} s", silence.time.as_secs(), silence.heartbeat),
     )
     .counts(tally)
+    .within("not ready after", denied, UNREADY)
     .within("noticed after", noticed, silence.limit())
     .within("consuming again after", took, Duration::from_secs(15))
 }
@@ -177,13 +198,13 @@ pub(crate) async fn t11(rig: &mut Rig, size: Size) -> Row {
     let (count, mut silence) = (size.of(10_000, 1_000), Silence::of(size));
     let proxy = Proxy::to(rig.broker.address()).await;
     let broker_url = Some(rig.broker.url_through(proxy.address));
-    let mut service = rig.service(Setup { broker_url, ..silence.setup() }).await;
+    let mut service = silence.service(rig, broker_url).await;
     let commands = mixed(&service, count);
     let sending = service.send(&commands);
     service.answered(&commands, count / 4).await;
     silence.from = log_lengths(&service);
     proxy.swallow();
-    let noticed = silence.sit_out(&service).await;
+    let [noticed, denied] = silence.sit_out(&service).await;
     proxy.pass();
     let took = all_back(rig, &service, &silence.from).await;
     sending.done().await;
@@ -193,6 +214,7 @@ pub(crate) async fn t11(rig: &mut Rig, size: Size) -> Row {
         format!("half-open link to RabbitMQ for {} s, heartbeat {} s", silence.time.as_secs(), silence.heartbeat),
     )
     .counts(tally)
+    .within("not ready after", denied, UNREADY)
     .within("noticed after", noticed, silence.limit())
     .within("consuming again after", took, Duration::from_secs(15))
 }
@@ -208,8 +230,13 @@ pub(crate) async fn queue(rig: &Rig, service: &Service, name: &str, column: &str
 /// Somebody deletes the queue of a plugin under its consumer. What was in it is gone, so it is empty here.
 pub(crate) async fn t14(rig: &mut Rig, size: Size) -> Row {
     let count = size.of(2_000, 200);
-    let settings = vec![("broker.declare", "false".to_owned())];
-    let mut service = rig.service(Setup { workers: 2, settings, ..Setup::default() }).await;
+    let health = free_address();
+    let settings = vec![("broker.declare", "false".to_owned()), ("health.address", health.to_string())];
+    let mut service = rig.service(Setup { settings, ..Setup::default() }).await;
+    service.set("METAGOV__HEALTH__ADDRESS", None);
+    service.start(Role::Worker);
+    service.processes[1].logs_within("the worker takes commands", ASKED).await.expect("a worker starts");
+    says(health, 200, ASKED).await.expect("the worker becomes ready");
     let mut commands = mixed(&service, count);
     service.driver.send(&commands).await;
     service.answered(&commands, count).await;
@@ -217,6 +244,7 @@ pub(crate) async fn t14(rig: &mut Rig, size: Size) -> Row {
     let from = log_lengths(&service);
     let deleted = Instant::now();
     service.driver.delete_queue(&name).await;
+    let denied = says(health, 503, ASKED).await;
     let mut told = Some(Duration::ZERO);
     for (process, from) in service.processes.iter().zip(&from) {
         let lost = format!("lost the consumer of {name}");
@@ -237,6 +265,7 @@ pub(crate) async fn t14(rig: &mut Rig, size: Size) -> Row {
     let tally = service.settle(&commands, &["action.completed"]).await;
     Row::new("T14", "queue of a plugin deleted under its consumers, then `topology apply`")
         .counts(tally)
+        .within("not ready after", denied, UNREADY)
         .within("told after", told, SOON)
         .holds("the log names the queue and the remedy", remedy)
         .within("consuming again after", back, SOON)

@@ -34,6 +34,7 @@ mod polls;
 #[path = "../bus/proxy.rs"]
 mod proxy;
 mod puppet;
+mod ready;
 mod rig;
 mod rows;
 mod scheduler;

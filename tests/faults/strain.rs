@@ -6,15 +6,12 @@ use futures::future::join_all;
 use metagov::store::{Committed, InboxEntry, StoreError, Unit};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    time::{Instant, interval, timeout},
-};
+use tokio::time::{Instant, interval, timeout};
 
 use crate::{
     driver::quantile,
     proxy::Proxy,
+    ready::{free_address, report},
     rig::{COMMUNITY, Rig, Service, Setup, Size},
     rows,
     table::Row,
@@ -88,25 +85,6 @@ pub(crate) async fn t21(rig: &mut Rig, size: Size) -> Row {
         .exactly("later calls refused", refused.len(), 0)
 }
 
-/// An address on loopback that nobody listens on.
-async fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("it is bound")
-}
-
-/// Whether a worker says that it is ready.
-async fn is_ready(address: SocketAddr) -> bool {
-    let asked = async {
-        let mut stream = TcpStream::connect(address).await?;
-        let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer.starts_with("HTTP/1.1 200 "))
-    };
-    matches!(timeout(Duration::from_secs(5), asked).await, Ok(Ok(true)))
-}
-
 /// How a worker's readiness was while a row was held.
 #[derive(Debug, Default)]
 struct Readiness {
@@ -117,7 +95,8 @@ struct Readiness {
 impl Readiness {
     async fn ask(&mut self, address: SocketAddr) {
         self.asked += 1;
-        self.denied += usize::from(!is_ready(address).await);
+        let holds = report(address).await.is_some_and(|(_, said)| said["checks"]["database"]["ok"] == true);
+        self.denied += usize::from(!holds);
     }
 }
 
@@ -136,7 +115,7 @@ pub(crate) async fn t22(rig: &mut Rig, size: Size) -> Row {
     const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
     // After one refusal a batch is tried one by one, after another one its units are tried again, after the next they wait.
     let holds = size.of(&[6, 6, 6, 6, 6, 6, 11, 16][..], &[11]);
-    let address = free_address().await;
+    let address = free_address();
     let settings = vec![
         ("database.max_connections", "4".to_owned()),
         // Of which one community may have three of four: more than all that is sent.
@@ -174,7 +153,7 @@ pub(crate) async fn t22(rig: &mut Rig, size: Size) -> Row {
         .at_least("waits that `lock_timeout` ended", refusals, rounds)
         .exactly("answered while it was held", early, 0)
         .within("all answered after it was free", slowest, LOCK_TIMEOUT)
-        .at_least("asked whether it is ready", readiness.asked, 4 * rounds)
+        .at_least("asked whether its database is", readiness.asked, 4 * rounds)
         .exactly("answered that it is not", readiness.denied, 0)
 }
 

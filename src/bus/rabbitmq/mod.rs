@@ -127,8 +127,8 @@ impl RabbitMq {
         sessions.spawn(life);
         let (publishing, life) = Session::new(address.clone(), "publishing", &board, gone.clone());
         sessions.spawn(life);
-        let (publisher, life) =
-            Publisher::new(publishing.clone(), Arc::clone(&declaring), board.line(Part::Broker), closed.clone());
+        let notices = [board.line(Part::Broker), board.line(Part::Broker)];
+        let (publisher, life) = Publisher::new(publishing.clone(), Arc::clone(&declaring), notices, closed.clone());
         tasks.spawn(life);
 
         let bus = Arc::new(Self {

@@ -20,7 +20,7 @@ use lapin::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +41,8 @@ use crate::{
 const BATCH: usize = 1000;
 /// Calls that wait for the batch before them; further callers wait at the door.
 const WAITING_CALLS: usize = 1024;
+/// A confirm that takes longer is told to whoever asks whether the service is ready.
+const LATE: Duration = Duration::from_secs(3);
 /// A confirm that takes longer will not come: the connection is given up and the message published again.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -61,12 +63,14 @@ impl Publisher {
     pub(super) fn new(
         session: Session,
         declaring: Arc<Declaring>,
-        notice: Line,
+        [notice, late]: [Line; 2],
         closed: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (calls, called) = mpsc::channel(WAITING_CALLS);
         let outage = Outage::of("the publishing channel").told_on(notice);
-        let work = Work { session, declaring, channel: None, declared: false, outage, full: FullQueues::default() };
+        let late = Arc::new(late);
+        let full = FullQueues::default();
+        let work = Work { session, declaring, channel: None, declared: false, outage, late, full };
         let life = async move {
             tokio::select! {
                 () = closed.cancelled() => {}
@@ -94,6 +98,8 @@ struct Work {
     /// What is published to was declared, and nothing has happened since that says otherwise.
     declared: bool,
     outage: Outage,
+    /// Says so while the broker confirms nothing.
+    late: Arc<Line>,
     full: FullQueues,
 }
 
@@ -149,7 +155,7 @@ impl Work {
                 Some((link, _)) => link.clone(),
                 None => self.session.link().await?,
             };
-            match self.attempt(&link, &messages[first..end], &mut fates[first..end]).await {
+            match self.attempt_aloud(&link, &messages[first..end], &mut fates[first..end]).await {
                 Ok(()) => self.outage.over(),
                 Err(Unknown::Publish(error)) if !one_by_one && may_be_one_messages_fault(&link, &error) => {
                     self.channel = None;
@@ -190,6 +196,24 @@ impl Work {
         channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(Unknown::Open)?;
         self.channel = Some((link.clone(), channel.clone()));
         Ok(channel)
+    }
+
+    /// An attempt that says so where the broker takes its time: long before a heartbeat is missed, nothing gets through.
+    async fn attempt_aloud(
+        &mut self,
+        link: &Link,
+        messages: &[&Outgoing],
+        fates: &mut [Option<Published>],
+    ) -> Result<(), Unknown> {
+        let late = Arc::clone(&self.late);
+        let mut attempt = Box::pin(self.attempt(link, messages, fates));
+        if let Ok(ended) = timeout(LATE, &mut attempt).await {
+            return ended;
+        }
+        late.write(format!("the broker has confirmed nothing for {} s", LATE.as_secs()));
+        let ended = attempt.await;
+        late.wipe();
+        ended
     }
 
     /// Publishes every message whose fate is open, once. On an error but a nack none of them is known; on a nack,
