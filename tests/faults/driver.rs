@@ -5,7 +5,10 @@
 
 use std::{
     iter,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -61,11 +64,13 @@ impl Sending {
 struct Line {
     url: String,
     prefix: String,
+    /// Whether its queue is bound to the events.
+    bound: Arc<AtomicBool>,
 }
 
 impl Driver {
     pub(crate) async fn connect(url: &str, prefix: &str) -> Self {
-        let line = Line { url: url.to_owned(), prefix: prefix.to_owned() };
+        let line = Line { url: url.to_owned(), prefix: prefix.to_owned(), bound: Arc::new(AtomicBool::new(true)) };
         let (book, news) = (Arc::<Mutex<Book>>::default(), Arc::<Notify>::default());
         // The queue stands before the first command, so that no event can be missed.
         line.channel().await.expect("the broker answers");
@@ -256,6 +261,21 @@ impl Driver {
         declared.map_or(0, |queue| usize::try_from(queue.message_count()).unwrap_or(usize::MAX))
     }
 
+    /// Binds the queue to the events, or takes it off, so that nobody is there to hear them.
+    ///
+    /// # Panics
+    /// Where the broker does not answer.
+    pub(crate) async fn listens(&self, listens: bool) {
+        self.line.bound.store(listens, Ordering::SeqCst);
+        // Whoever connects binds.
+        let (_connection, channel) = self.line.channel().await.expect("the broker answers");
+        if !listens {
+            let (queue, exchange) = (self.line.queue(), format!("{}.events", self.line.prefix));
+            let unbound = channel.queue_unbind(queue.into(), exchange.into(), "#".into(), FieldTable::default());
+            unbound.await.expect("the queue is there");
+        }
+    }
+
     /// Deletes a queue, which is not this driver's to delete.
     ///
     /// # Panics
@@ -325,7 +345,11 @@ impl Line {
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(self.queue().into(), durable, arguments).await?;
         let (exchange, options) = (format!("{}.events", self.prefix), QueueBindOptions::default());
-        channel.queue_bind(self.queue().into(), exchange.into(), "#".into(), options, FieldTable::default()).await?;
+        if self.bound.load(Ordering::SeqCst) {
+            channel
+                .queue_bind(self.queue().into(), exchange.into(), "#".into(), options, FieldTable::default())
+                .await?;
+        }
         Ok((connection, channel))
     }
 

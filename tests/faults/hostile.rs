@@ -20,8 +20,11 @@ use crate::{
 
 /// What bodies may have, by default.
 const LIMIT: usize = 1024 * 1024;
-/// How much is on its way at a time, so that the broker is not what is tried here.
-const IN_FLIGHT: usize = 64 * 1024 * 1024;
+/// How much is on its way at a time: in full what a worker fetches at once, 512 of the largest bodies that it takes.
+fn in_flight(size: Size) -> usize {
+    size.of(512, 64) * LIMIT
+}
+
 /// Documents that are larger than this are sent for so long, instead of so often.
 const LARGE: usize = 16 * 1024;
 
@@ -46,9 +49,9 @@ fn command_of(bytes: usize) -> Vec<u8> {
 }
 
 /// Sends them, so much at a time, until all are answered or nothing comes any more.
-async fn flood(service: &Service, commands: &[Command]) {
+async fn flood(service: &Service, commands: &[Command], in_flight: usize) {
     let size = commands.first().map_or(1, |command| command.body.len().max(1));
-    for part in commands.chunks((IN_FLIGHT / size).clamp(1, 1024)) {
+    for part in commands.chunks((in_flight / size).clamp(1, 1024)) {
         service.driver.send(part).await;
         if !service.driver.wait_for(part, part.len(), Duration::from_secs(30)).await {
             return;
@@ -78,7 +81,7 @@ pub(crate) async fn t39(rig: &mut Rig, size: Size) -> Row {
         Bodies { name: "1 MiB + 1", commands: many(size.of(500, 50), &over), problem: Some("/too-large") },
         Bodies { name: "empty", commands: many(size.of(1_000, 200), b""), problem: Some("/invalid-json") },
         Bodies { name: "64 KiB", commands: many(size.of(500, 20), &command_of(64 * 1024)), problem: None },
-        Bodies { name: "1 MiB", commands: many(size.of(50, 10), &command_of(LIMIT)), problem: None },
+        Bodies { name: "1 MiB", commands: many(size.of(512, 10), &command_of(LIMIT)), problem: None },
     ];
     let set_aside = size.of(10, 2);
     for bodies in &mut all[..2] {
@@ -89,7 +92,7 @@ pub(crate) async fn t39(rig: &mut Rig, size: Size) -> Row {
     let (mut commands, mut costs) = (Vec::new(), Vec::new());
     for bodies in all {
         let before = service.processes[0].processor_time();
-        flood(&service, &bodies.commands).await;
+        flood(&service, &bodies.commands, in_flight(size)).await;
         let spent = service.processes[0].processor_time().saturating_sub(before);
         let each = spent / u32::try_from(bodies.commands.len()).expect("it is small");
         let name = format!("{} × {}: processor time of each", bodies.commands.len(), bodies.name);
@@ -113,7 +116,7 @@ pub(crate) async fn t39(rig: &mut Rig, size: Size) -> Row {
     row.counts(tally)
         .within("1 MiB + 1, beside an eighth of what it costs to read 1 MiB", costs[1], costs[4] / 8)
         .exactly("refused in other words", told, 0)
-        .exactly("completed", completed, size.of(550, 30))
+        .exactly("completed", completed, size.of(1_012, 30))
         .exactly("dead letters for `too-large`", dead, 2 * set_aside)
 }
 
@@ -182,13 +185,14 @@ pub(crate) async fn t40(rig: &mut Rig, size: Size) -> Row {
                     part.push(nameless(&body));
                     set_aside += 1;
                 }
-                peak = most_memory(&service, flood(&service, &part)).await;
+                peak = most_memory(&service, flood(&service, &part, in_flight(size))).await;
                 commands.extend(part);
             } else {
                 let until = Instant::now() + time;
                 while Instant::now() < until {
-                    let part = [raw(&body), raw(&body)];
-                    peak = peak.max(most_memory(&service, flood(&service, &part)).await);
+                    let at_once = size.of((in_flight(size) / body.len()).min(512), 2);
+                    let part: Vec<_> = (0..at_once).map(|_| raw(&body)).collect();
+                    peak = peak.max(most_memory(&service, flood(&service, &part, in_flight(size))).await);
                     commands.extend(part);
                 }
                 *large.entry(name).or_insert(0) += commands.len() - began;

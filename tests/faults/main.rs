@@ -46,6 +46,7 @@ mod steps;
 mod strain;
 mod strangers;
 mod table;
+mod unbound;
 mod vote;
 mod wiretap;
 mod workers;
@@ -132,6 +133,7 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T13" Full alarms::t13: "disk alarm of RabbitMQ";
     "T14" Full broker::t14: "queue deleted under its consumers";
     "T15" Ci broker::t15: "channel closed for a late acknowledgement";
+    "T16" Ci unbound::t16: "no queue bound for events";
     "T17" Ci broker::t17: "connection cut between publication and confirm";
     "T18" Full broker::t18: "queue of dead letters missing";
     "T19" Ci database::t19: "PostgreSQL ended as in a crash and started again";
@@ -164,10 +166,10 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T68" Ci neighbours::t68: "a driver's queue full for long, another's for a moment";
     "T69" Ci neighbours::t69: "bodies that take more memory than there is room for";
     "T56" Full soak::t56: "soak, with workers, RabbitMQ and PostgreSQL failing by lots";
-    "T60" Full crowd::t60: "a crowd votes at once";
-    "T61" Full crowd::t61: "a crowd votes while workers are killed";
-    "T62" Full crowd::t62: "people vote while PostgreSQL is away";
-    "T63" Full crowd::t63: "a crowd changes one state, and a vote is closed in the middle of a crowd";
+    "T60" Ci crowd::t60: "a crowd votes at once";
+    "T61" Ci crowd::t61: "a crowd votes while workers are killed";
+    "T62" Ci crowd::t62: "people vote while PostgreSQL is away";
+    "T63" Ci crowd::t63: "a crowd changes one state, and a vote is closed in the middle of a crowd";
 };
 
 fn main() -> ExitCode {
