@@ -3,6 +3,8 @@
 //! PostgreSQL is the server of `METAGOV_TEST_DATABASE_URL`, whose user may create databases; each test makes one of its
 //! own and drops it at the end.
 
+#[path = "store/answers.rs"]
+mod answers;
 #[path = "store/attempts.rs"]
 mod attempts;
 #[path = "store/commit.rs"]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use metagov_sdk::contract::{CommunitySlug, MessageId, Name, Timestamp};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DeleteMany, EntityTrait, QueryFilter, QuerySelect,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect,
     sea_query::{Expr, ExprTrait, OnConflict},
 };
 use serde_json::Value;
@@ -27,7 +27,7 @@ use super::{
 };
 
 /// So much longer than ours another worker's lease may be, of another version or with other settings.
-const LONGER_LEASES: Duration = Duration::from_mins(5);
+pub(super) const LONGER_LEASES: Duration = Duration::from_mins(5);
 
 /// What is about to be attempted.
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ pub enum Begun {
 /// What is left of an attempt that ends without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// Nothing, no finished step either: the command was refused, and its key may be used again.
+    /// Nothing, no finished step either: there was nothing to do, and the key may be used again.
     Nothing,
     /// The count of attempts and the finished steps; the next attempt may begin at once.
     ForRetry,
@@ -129,11 +129,11 @@ impl Store {
         .await
     }
 
-    /// Ends an attempt that has no outcome. Does nothing where the fence is no longer ours.
+    /// Ends an attempt that has no outcome. `false`, and nothing is changed, where the fence is no longer ours.
     ///
     /// # Errors
     /// Of the database.
-    pub async fn release_attempt(&self, entry: &InboxEntry, fence: i64, keep: Keep) -> Result<(), StoreError> {
+    pub async fn release_attempt(&self, entry: &InboxEntry, fence: i64, keep: Keep) -> Result<bool, StoreError> {
         let entry = entry.clone();
         self.transaction(move |transaction| Box::pin(async move { release(transaction, &entry, fence, keep).await }))
             .await
@@ -173,22 +173,6 @@ impl Store {
         let (entry, attempt) = (entry.clone(), attempt.clone());
         self.transaction(move |transaction| {
             Box::pin(async move { runs::note(transaction, &entry, &attempt, attempts, runs::RETRYING).await })
-        })
-        .await
-    }
-
-    /// Takes back [`Store::note_retry`], for a command that was refused after all.
-    ///
-    /// # Errors
-    /// Of the database.
-    pub async fn forget_retry(&self, entry: &InboxEntry) -> Result<(), StoreError> {
-        let entry = entry.clone();
-        self.transaction(move |transaction| {
-            Box::pin(async move {
-                let retrying = action_runs::Column::Status.eq(runs::RETRYING);
-                run_of(&entry).filter(retrying).exec(transaction).await?;
-                Ok(())
-            })
         })
         .await
     }
@@ -276,16 +260,18 @@ async fn release(
     entry: &InboxEntry,
     fence: i64,
     keep: Keep,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     use inbox::{Column, Entity};
     let ours = of_key(entry).and(Column::Status.eq(RUNNING)).and(Column::Fence.eq(fence));
-    match keep {
+    let is_ours = match keep {
         Keep::Nothing => {
             let deleted = Entity::delete_many().filter(ours).exec(transaction).await?;
-            if deleted.rows_affected == 1 {
-                run_of(entry).exec(transaction).await?;
+            let is_ours = deleted.rows_affected == 1;
+            if is_ours {
+                runs::forget(transaction, &[entry]).await?;
                 steps::forget(transaction, &[entry.key()]).await?;
             }
+            is_ours
         }
         Keep::ForRetry | Keep::ForRerun => {
             let no_lease: Option<Timestamp> = None;
@@ -293,7 +279,8 @@ async fn release(
             if keep == Keep::ForRerun {
                 update = update.col_expr(Column::Attempts, Expr::col(Column::Attempts).sub(1));
             }
-            if update.exec(transaction).await?.rows_affected == 1 {
+            let is_ours = update.exec(transaction).await?.rows_affected == 1;
+            if is_ours {
                 action_runs::Entity::update_many()
                     .col_expr(action_runs::Column::Status, Expr::val(runs::RETRYING))
                     .col_expr(action_runs::Column::UpdatedAt, clock::now(transaction.get_database_backend()))
@@ -301,9 +288,10 @@ async fn release(
                     .exec(transaction)
                     .await?;
             }
+            is_ours
         }
-    }
-    Ok(())
+    };
+    Ok(is_ours)
 }
 
 impl AttemptStatus {
@@ -344,8 +332,4 @@ fn of_key(entry: &InboxEntry) -> Expr {
 fn of_run(entry: &InboxEntry) -> Expr {
     let (community, message_id) = entry.key();
     action_runs::Column::Community.eq(community).and(action_runs::Column::MessageId.eq(message_id))
-}
-
-fn run_of(entry: &InboxEntry) -> DeleteMany<action_runs::Entity> {
-    action_runs::Entity::delete_many().filter(of_run(entry))
 }

@@ -13,7 +13,7 @@ use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use sea_orm::DatabaseTransaction;
 
-use super::{Committed, Store, StoreError, Unit, changes, inbox, locks, outbox, runs, uncertain};
+use super::{Committed, Store, StoreError, Unit, changes, communities, inbox, locks, outbox, runs, uncertain};
 
 /// How often a unit is tried that others keep from its rows.
 const TRIES: usize = 2;
@@ -109,29 +109,38 @@ async fn write(
     sizes: &[usize],
 ) -> Result<Vec<Committed>, StoreError> {
     let mut verdicts: Vec<Option<Committed>> = vec![None; units.len()];
-    inbox::insert(transaction, units, &mut verdicts).await?;
+    outbox::recognise(transaction, units, &mut verdicts).await?;
+    let taken_over = inbox::insert(transaction, units, &mut verdicts).await?;
     inbox::check_fences(transaction, units, &mut verdicts).await?;
 
     let has_key: Vec<bool> = verdicts.iter().map(Option::is_none).collect();
+    communities::check(transaction, units, &mut verdicts).await?;
     all_or_none(&mut verdicts, sizes);
     let rows = locks::lock(transaction, units, &mut verdicts).await?;
     all_or_none(&mut verdicts, sizes);
-    let mut left_out = Vec::new();
-    let mut live = Vec::with_capacity(units.len());
-    for ((unit, verdict), has_key) in units.iter().zip(&verdicts).zip(has_key) {
+    let (mut live, mut unfinished) = (Vec::with_capacity(units.len()), Vec::new());
+    let (mut left_out, mut rejected) = (Vec::new(), Vec::new());
+    for (index, (unit, verdict)) in units.iter().zip(&verdicts).enumerate() {
+        let was_running = unit.fence.is_some() || taken_over.contains(&index);
         match verdict {
-            None => live.push(unit),
-            Some(_) if has_key && unit.fence.is_none() => left_out.extend(&unit.inbox),
-            Some(_) => {}
+            None => {
+                live.push(unit);
+                unfinished.extend(was_running.then_some(unit));
+            }
+            Some(Committed::NoCommunity) => left_out.extend(&unit.inbox),
+            Some(_) if has_key[index] && !was_running => left_out.extend(&unit.inbox),
+            Some(_) => continue,
         }
+        rejected.extend(unit.inbox.as_ref().filter(|_| unit.rejected));
     }
     inbox::take_back(transaction, &left_out).await?;
+    runs::forget(transaction, &rejected).await?;
 
     changes::apply(transaction, &live, &rows).await?;
     runs::insert(transaction, &live).await?;
     uncertain::insert(transaction, &live).await?;
     outbox::insert(transaction, &live).await?;
-    inbox::finish(transaction, &live).await?;
+    inbox::finish(transaction, &unfinished).await?;
     Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or(Committed::Stored)).collect())
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Up: [`super::Change`] creates and changes them. Down: the table `communities`.
 
-use std::str::FromStr;
+use std::{
+    collections::{BTreeSet, HashSet},
+    str::FromStr,
+};
 
 use metagov_sdk::contract::{CommunitySlug, InvalidName, Timestamp};
-use sea_orm::{EntityTrait, QueryOrder};
+use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::{Store, StoreError, entity::communities as table, transaction::bounded};
+use super::{Committed, Store, StoreError, Unit, entity::communities as table, keys, transaction::bounded};
 
 /// A community as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +61,31 @@ impl StoredCommunity {
             updated_at: row.updated_at,
         })
     }
+}
+
+/// Gives the verdict [`Committed::NoCommunity`] on each rejection whose community does not exist. Nothing is locked: a
+/// rejection that is stored in the moment in which its community goes harms nobody.
+pub(super) async fn check(
+    transaction: &DatabaseTransaction,
+    units: &[Unit],
+    verdicts: &mut [Option<Committed>],
+) -> Result<(), StoreError> {
+    let slug =
+        |unit: &Unit| unit.inbox.as_ref().filter(|_| unit.rejected).map(|entry| entry.community.as_str().to_owned());
+    let named = units.iter().zip(&*verdicts).filter(|(_, verdict)| verdict.is_none());
+    let named: Vec<String> = named.filter_map(|(unit, _)| slug(unit)).collect::<BTreeSet<_>>().into_iter().collect();
+    let mut existing = HashSet::new();
+    for chunk in named.chunks(keys::CHUNK) {
+        let slugs = table::Entity::find().select_only().column(table::Column::Slug);
+        let slugs = slugs.filter(table::Column::Slug.is_in(chunk)).into_tuple::<String>();
+        existing.extend(slugs.all(transaction).await?);
+    }
+    for (unit, verdict) in units.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_none()) {
+        if slug(unit).is_some_and(|slug| !existing.contains(&slug)) {
+            *verdict = Some(Committed::NoCommunity);
+        }
+    }
+    Ok(())
 }
 
 /// A word that was checked before it was stored.

@@ -3,9 +3,12 @@
 //! A row is the promise that the command's effect and events are stored with it. Rows outlive their community. Up:
 //! [`super::commit`] and [`super::attempts`], which write rows. Down: the table `inbox`.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
-use metagov_sdk::contract::{CommunitySlug, MessageId};
+use metagov_sdk::contract::{CommunitySlug, MessageId, Timestamp};
 use sea_orm::{
     ActiveValue::{NotSet, Set},
     ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
@@ -13,7 +16,9 @@ use sea_orm::{
 };
 
 use super::{
-    Committed, OutboxEvent, RunStatus, Store, StoreError, Unit, clock,
+    Committed, OutboxEvent, RunStatus, Store, StoreError, Unit,
+    attempts::LONGER_LEASES,
+    clock,
     entity::inbox::{ActiveModel, Column, Entity, Model},
     keys, outbox, steps,
     transaction::bounded,
@@ -23,6 +28,9 @@ use super::{
 pub(super) const RUNNING: &str = "running";
 /// The status of a key whose effect is stored.
 pub(super) const FINISHED: &str = "finished";
+
+/// No attempt takes a longer lease: no handler may run for longer than a day.
+const LONGEST_LEASE: Duration = Duration::from_hours(25);
 
 /// The key of a command, and what tells it from another command under the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +110,8 @@ fn fingerprint(row: &Model) -> Result<[u8; 32], StoreError> {
     })
 }
 
-/// Inserts the keys of the units that have no fence, and gives a verdict on each whose key was there before.
+/// Inserts the keys of the units that have no fence, and gives a verdict on each whose key was there before. The places
+/// of those come back that take their key over, for the attempt that had it is over: they are to be finished.
 ///
 /// This one statement is the deduplication: the keys go in sorted, so that two batches with the same keys wait for
 /// each other instead of blocking each other.
@@ -110,7 +119,7 @@ pub(super) async fn insert(
     transaction: &DatabaseTransaction,
     units: &[Unit],
     verdicts: &mut [Option<Committed>],
-) -> Result<(), StoreError> {
+) -> Result<HashSet<usize>, StoreError> {
     let mut entries: Vec<(usize, &InboxEntry)> = units
         .iter()
         .enumerate()
@@ -125,10 +134,12 @@ pub(super) async fn insert(
         fresh.extend(Entity::insert_many(rows).on_conflict(conflict).exec_with_returning_keys(transaction).await?);
     }
     entries.retain(|(_, entry)| !fresh.contains(&owned(entry.key())));
+    let mut taken_over = HashSet::new();
     if entries.is_empty() {
-        return Ok(());
+        return Ok(taken_over);
     }
     let mut rows = find(transaction, entries.iter().map(|(_, entry)| entry.key()), None).await?;
+    let free = lock_free(transaction, &mut rows).await?;
     let finished = rows.values().filter(|row| row.status == FINISHED);
     let mut events =
         outbox::of_keys(transaction, finished.map(|row| (row.community.as_str(), row.message_id.as_str()))).await?;
@@ -139,10 +150,60 @@ pub(super) async fn insert(
             None => Committed::Stale,
             Some(row) if fingerprint(&row)? != entry.fingerprint => Committed::Conflict,
             Some(row) if row.status == FINISHED => Committed::Repeated(events.remove(&key).unwrap_or_default()),
+            Some(_) if free.contains(&key) => {
+                taken_over.insert(index);
+                continue;
+            }
             Some(_) => Committed::InFlight,
         });
     }
-    Ok(())
+    Ok(taken_over)
+}
+
+/// Locks the rows whose attempts seem to be over, reads them once more, and says which of them are free: their lease has
+/// run out, or was given back. They were left by an action that was declared otherwise then, or by a command that is
+/// rejected now before it begins.
+async fn lock_free(
+    transaction: &DatabaseTransaction,
+    rows: &mut HashMap<(String, String), Model>,
+) -> Result<HashSet<(String, String)>, StoreError> {
+    if rows.values().all(|row| row.status == FINISHED) {
+        return Ok(HashSet::new());
+    }
+    let now = clock::read(transaction).await?;
+    let mut seem: Vec<_> = rows.iter().filter(|(_, row)| !is_under_way(row, now)).map(|(key, _)| key.clone()).collect();
+    seem.sort_unstable();
+    let seem = seem.iter().map(|(community, message_id)| (community.as_str(), message_id.as_str()));
+    let locked = find(transaction, seem.clone(), Some(LockType::Update)).await?;
+    for (community, message_id) in seem {
+        rows.remove(&(community.to_owned(), message_id.to_owned()));
+    }
+    // The locks may have been waited for, and somebody may have begun, or finished, meanwhile.
+    let now = clock::read_precisely(transaction).await?;
+    let (mut free, mut stranded) = (HashSet::new(), Vec::new());
+    for (key, row) in &locked {
+        if row.status == RUNNING && row.lease_until.is_none_or(|until| until <= now) {
+            free.insert(key.clone());
+        } else if !is_under_way(row, now) {
+            stranded.push((key.0.as_str(), key.1.as_str()));
+        }
+    }
+    if !stranded.is_empty() {
+        Entity::update_many()
+            .col_expr(Column::LeaseUntil, Expr::val(clock::later(now, LONGER_LEASES)))
+            .filter(keys::any_of(Column::Community, Column::MessageId, stranded))
+            .exec(transaction)
+            .await?;
+    }
+    rows.extend(locked);
+    Ok(free)
+}
+
+/// Whether a key is finished, or has an attempt whose lease holds. One that reaches farther than any was taken before the
+/// clock jumped back: it ends as if it was taken now.
+fn is_under_way(row: &Model, now: Timestamp) -> bool {
+    let holds = |until| until > now && until <= clock::later(now, LONGEST_LEASE);
+    row.status == FINISHED || row.lease_until.is_some_and(holds)
 }
 
 /// Gives a verdict on each unit whose fence is no longer its own, and keeps the others' from being taken.
@@ -166,10 +227,10 @@ pub(super) async fn check_fences(
     Ok(())
 }
 
-/// Marks the keys of attempts as finished and takes away their steps; those of an uncertain run stay to be looked at.
+/// Marks the keys of these attempts as finished and takes away their steps; those of an uncertain run stay to be looked
+/// at.
 pub(super) async fn finish(transaction: &DatabaseTransaction, units: &[&Unit]) -> Result<(), StoreError> {
-    let fenced = units.iter().filter(|unit| unit.fence.is_some()).filter_map(|unit| unit.inbox.as_ref());
-    let keys: Vec<_> = fenced.map(InboxEntry::key).collect();
+    let keys: Vec<_> = units.iter().filter_map(|unit| unit.inbox.as_ref()).map(InboxEntry::key).collect();
     for chunk in keys.chunks(keys::CHUNK) {
         Entity::update_many()
             .col_expr(Column::Status, Expr::val(FINISHED))
@@ -178,12 +239,12 @@ pub(super) async fn finish(transaction: &DatabaseTransaction, units: &[&Unit]) -
             .await?;
     }
     let is_certain = |unit: &&&Unit| unit.run.as_ref().is_none_or(|run| run.status != RunStatus::Uncertain);
-    let certain = units.iter().filter(|unit| unit.fence.is_some()).filter(is_certain);
+    let certain = units.iter().filter(is_certain);
     let keys: Vec<_> = certain.filter_map(|unit| unit.inbox.as_ref()).map(InboxEntry::key).collect();
     steps::forget(transaction, &keys).await
 }
 
-/// Takes back the keys of units that are not written after all.
+/// Takes back the keys of units that are not written after all, with the steps of their attempts.
 pub(super) async fn take_back(transaction: &DatabaseTransaction, entries: &[&InboxEntry]) -> Result<(), StoreError> {
     for chunk in entries.chunks(keys::CHUNK) {
         Entity::delete_many()
@@ -191,7 +252,8 @@ pub(super) async fn take_back(transaction: &DatabaseTransaction, entries: &[&Inb
             .exec(transaction)
             .await?;
     }
-    Ok(())
+    let keys: Vec<_> = entries.iter().map(|entry| entry.key()).collect();
+    steps::forget(transaction, &keys).await
 }
 
 async fn find<'k>(

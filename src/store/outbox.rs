@@ -15,7 +15,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    Store, StoreError, Unit, clock,
+    Committed, Store, StoreError, Unit, clock,
     communities::word,
     entity::outbox::{ActiveModel, Column, Entity, Model},
     keys,
@@ -77,6 +77,15 @@ impl Store {
         })
         .await
     }
+
+    /// The stored ones of these events, in the order in which they were written.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn stored_events(&self, ids: &[Uuid]) -> Result<Vec<OutboxEvent>, StoreError> {
+        let (reader, ids) = (self.connections.reader.clone(), ids.to_vec());
+        bounded(async move { with_ids(&reader, &ids).await }).await
+    }
 }
 
 /// The events of commands, by community and key, each list in its order.
@@ -95,6 +104,41 @@ pub(super) async fn of_keys<'k>(
         for mut row in rows {
             let key = (row.community.clone(), row.inbox_key.take().unwrap_or_default());
             found.entry(key).or_default().push(OutboxEvent::from_row(row)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Gives the verdict [`Committed::Repeated`] on each unit without a key whose events are there: it was written before, and
+/// the answer that said so was lost.
+pub(super) async fn recognise(
+    transaction: &DatabaseTransaction,
+    units: &[Unit],
+    verdicts: &mut [Option<Committed>],
+) -> Result<(), StoreError> {
+    let ids: Vec<Uuid> = units.iter().filter(|unit| unit.inbox.is_none()).flat_map(Unit::event_ids).collect();
+    let mut stored: HashMap<Uuid, OutboxEvent> =
+        with_ids(transaction, &ids).await?.into_iter().map(|event| (event.id, event)).collect();
+    if stored.is_empty() {
+        return Ok(());
+    }
+    for (unit, verdict) in units.iter().zip(verdicts).filter(|(unit, _)| unit.inbox.is_none()) {
+        let events: Vec<_> = unit.event_ids().filter_map(|id| stored.remove(&id)).collect();
+        if !events.is_empty() {
+            *verdict = Some(Committed::Repeated(events));
+        }
+    }
+    Ok(())
+}
+
+/// The stored ones of these events, in the order in which they were written.
+async fn with_ids(connection: &impl ConnectionTrait, ids: &[Uuid]) -> Result<Vec<OutboxEvent>, StoreError> {
+    let mut found = Vec::new();
+    for chunk in ids.chunks(keys::CHUNK) {
+        let of_chunk = keys::one_of(connection.get_database_backend(), Column::Id, chunk);
+        let rows = Entity::find().filter(of_chunk).order_by_asc(Column::CreatedAt).order_by_asc(Column::Position);
+        for row in rows.all(connection).await? {
+            found.push(OutboxEvent::from_row(row)?);
         }
     }
     Ok(found)

@@ -6,7 +6,7 @@
 use metagov_sdk::contract::{CommunitySlug, MessageId, Name};
 use sea_orm::{
     ActiveValue::Set,
-    ConnectionTrait, DatabaseTransaction, EntityTrait,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter,
     sea_query::{Expr, ExprTrait, OnConflict},
 };
 use serde_json::Value;
@@ -101,6 +101,19 @@ pub(super) async fn insert(transaction: &DatabaseTransaction, units: &[&Unit]) -
     for chunk in unkeyed.chunks(keys::CHUNK) {
         let conflict = OnConflict::column(Column::Id).do_nothing().to_owned();
         Entity::insert_many(chunk.to_vec()).on_conflict(conflict).exec_without_returning(transaction).await?;
+    }
+    Ok(())
+}
+
+/// Takes away the runs of these rejected commands, which their attempts have left.
+pub(super) async fn forget(transaction: &DatabaseTransaction, entries: &[&InboxEntry]) -> Result<(), StoreError> {
+    let keys: Vec<_> = entries.iter().map(|entry| entry.key()).collect();
+    for chunk in keys.chunks(keys::CHUNK) {
+        Entity::delete_many()
+            .filter(keys::any_of(Column::Community, Column::MessageId, chunk.iter().copied()))
+            .filter(Column::Status.is_in([RUNNING, RETRYING]))
+            .exec(transaction)
+            .await?;
     }
     Ok(())
 }

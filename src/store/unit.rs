@@ -17,7 +17,7 @@ use crate::vault::SealedConfig;
 /// Everything that one handled command writes.
 #[derive(Debug, Clone, Default)]
 pub struct Unit {
-    /// The command's key; `None` for a command without `message_id`, which is not deduplicated.
+    /// The command's key; `None` for a command without `message_id`: that is recognised by the ids of its events.
     pub inbox: Option<InboxEntry>,
     /// The fence of [`Store::begin_attempt`](super::Store::begin_attempt), where that was called for this command.
     pub fence: Option<i64>,
@@ -27,8 +27,17 @@ pub struct Unit {
     pub changes: Vec<Change>,
     /// The record of an action that ran.
     pub run: Option<ActionRun>,
+    /// The command is rejected: its answer is all that is kept, as long as its community exists
+    /// ([`Committed::NoCommunity`]), and what its attempts have left goes.
+    pub rejected: bool,
     /// The events to publish after the commit, in this order. All belong to the community of `inbox`.
     pub events: Vec<OutboxEvent>,
+}
+
+impl Unit {
+    pub(super) fn event_ids(&self) -> impl Iterator<Item = Uuid> {
+        self.events.iter().map(|event| event.id)
+    }
 }
 
 /// One change of stored state. Each names its community; `expected` is the version that must still hold. Configs and
@@ -121,7 +130,8 @@ impl fmt::Debug for Change {
 pub enum Committed {
     /// Written, all of it.
     Stored,
-    /// The key was finished before with the same fingerprint: these are its stored events. Nothing was written.
+    /// The key was finished before with the same fingerprint, or the events of a command without a key are there: these
+    /// are its stored events. Nothing was written.
     Repeated(Vec<OutboxEvent>),
     /// The key was used before with another fingerprint. Nothing was written.
     Conflict,
@@ -129,6 +139,8 @@ pub enum Committed {
     Stale,
     /// Somebody else is attempting this key at this time. Nothing was written.
     InFlight,
+    /// A rejection names a community that does not exist. Nothing was written, and the key is free.
+    NoCommunity,
     /// The fence is no longer ours: another attempt took over, or finished. Nothing was written.
     LostFence,
     /// The database would not have this unit. Nothing was written. Where

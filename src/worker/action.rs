@@ -83,7 +83,7 @@ impl Handlers {
                 (attempt, decided)
             }
         };
-        self.end(&attempt, decided).await
+        self.end(envelope, &attempt, asked.turn, decided).await
     }
 
     /// Runs an action that may run twice: on the instance at hand, for the commit finds out whether it still holds.
@@ -100,16 +100,11 @@ impl Handlers {
         }
         // A refusal commits nothing, so nothing would find out that it was one of yesterday's config.
         let fresh = self.instances.fresh(asked.plugin, &community, platform_id.as_deref()).await?;
-        let verdict = if fresh.stored.version == instance.stored.version {
-            verdict
-        } else {
-            self.instances.forget(&community);
-            self.run(asked, attempt, &fresh, parameters).await?
-        };
-        if let (Verdict::Reject(_), true, Some(entry)) = (&verdict, attempt.number() > 1, asked.envelope.inbox()) {
-            self.store.forget_retry(&entry).await?;
+        if fresh.stored.version == instance.stored.version {
+            return Ok(verdict);
         }
-        Ok(verdict)
+        self.instances.forget(&community);
+        self.run(asked, attempt, &fresh, parameters).await
     }
 
     async fn find_and_run(&self, asked: &Asked<'_>, attempt: &Attempt, body: ActionCommand) -> Step {

@@ -20,11 +20,13 @@ use super::{
     envelope::Envelope,
     handle::{Detour, Handlers, Step, conflict},
     patience::Patience,
+    rejection::MAY_HAVE_HAPPENED,
+    serial::Turn,
     verdict::Verdict,
 };
 use crate::{
     failpoint::failpoint,
-    store::{Begun, InboxEntry, Keep, KeptStep, NewAttempt},
+    store::{Begun, InboxEntry, Keep, KeptStep, NewAttempt, Unit},
 };
 
 /// Added to a handler's deadline before an attempt counts as dead: the commit takes time too.
@@ -99,45 +101,69 @@ impl Handlers {
         Attempt { told: envelope.attempt, record }
     }
 
-    /// Ends an attempt with what was decided: a commit carries its fence, refused leaves nothing behind, a retry may
-    /// begin at once. Where the attempt was lost meanwhile, whatever was decided is dropped.
-    pub(super) async fn end(&self, attempt: &Attempt, decided: Step) -> Step {
-        let Some((record, Held { fence, number, died })) = attempt.ours()? else { return decided };
-        let mut verdict = match decided {
-            Ok(verdict) | Err(Detour::Verdict(verdict)) => verdict,
-            Err(Detour::Store(error)) => {
-                // Nothing was called, or it may be called again; the next run must not take this one for dead. There is no
-                // next run where the database refuses for good, and nothing to keep unless the one before may have acted.
-                let keep = if error.is_passing() || died { Keep::ForRetry } else { Keep::Nothing };
-                self.release(&record.entry, fence, keep).await?;
-                return Err(error.into());
-            }
-        };
-        match &mut verdict {
-            Verdict::Commit { unit, .. } => unit.fence = Some(fence),
-            Verdict::Reject(problem) => {
-                if number > 1 {
-                    problem.detail.push_str("; an attempt before this one may have reached the platform");
-                }
-                self.release(&record.entry, fence, Keep::Nothing).await?;
-            }
-            Verdict::Done => self.release(&record.entry, fence, Keep::Nothing).await?,
-            Verdict::Later { .. } | Verdict::Elsewhere(_) => {
-                self.release(&record.entry, fence, Keep::ForRetry).await?;
-            }
-            Verdict::Rerun => self.release(&record.entry, fence, Keep::ForRerun).await?,
-            Verdict::Repeat(_) => {}
+    /// Ends an attempt with what was decided: what is stored carries its fence, a retry may begin at once. Where the
+    /// attempt was lost meanwhile, whatever was decided is dropped, for the command has another answer, or will have.
+    /// A rejection counts once everything that was read in its turn is written.
+    pub(super) async fn end(
+        &self,
+        envelope: &Envelope,
+        attempt: &Attempt,
+        turn: Option<&Turn>,
+        mut decided: Step,
+    ) -> Step {
+        let Some((record, Held { fence, number, .. })) = attempt.ours()? else { return decided };
+        let is_rejected = matches!(&decided, Ok(Verdict::Reject(_)) | Err(Detour::Verdict(Verdict::Reject(_))));
+        if let (true, Some(turn)) = (is_rejected, turn)
+            && !turn.is_confirmed().await
+        {
+            decided = Ok(Verdict::Rerun);
         }
-        Ok(verdict)
+        match decided {
+            Ok(verdict) | Err(Detour::Verdict(verdict)) => match verdict {
+                Verdict::Commit { mut unit, shared, problem } => {
+                    unit.fence = Some(fence);
+                    Ok(Verdict::Commit { unit, shared, problem })
+                }
+                Verdict::Reject(mut problem) => {
+                    if number > 1 {
+                        problem.detail.push_str(MAY_HAVE_HAPPENED);
+                    }
+                    Ok(match envelope.rejected((*problem).clone(), self.now()) {
+                        Some(unit) => Verdict::Commit {
+                            unit: Box::new(Unit { fence: Some(fence), ..unit }),
+                            shared: None,
+                            problem: Some(problem),
+                        },
+                        None => Verdict::Reject(problem),
+                    })
+                }
+                Verdict::Done => self.give_up(record, fence, Keep::Nothing, Ok(Verdict::Done)).await,
+                later @ (Verdict::Later { .. } | Verdict::Elsewhere(_)) => {
+                    self.give_up(record, fence, Keep::ForRetry, Ok(later)).await
+                }
+                Verdict::Rerun => self.give_up(record, fence, Keep::ForRerun, Ok(Verdict::Rerun)).await,
+                Verdict::Repeat(events) => Ok(Verdict::Repeat(events)),
+            },
+            // Nothing was called, or it may be called again; the next run must not take this one for dead.
+            Err(Detour::Store(error)) => self.give_up(record, fence, Keep::ForRetry, Err(error.into())).await,
+        }
     }
 
     /// Ends an attempt at what another command goes on with: what is finished stays so, whatever is decided about this
     /// one. Where the attempt was lost meanwhile, that is dropped.
     pub(super) async fn leave(&self, attempt: &Attempt, decided: Step) -> Step {
-        if let Some((record, held)) = attempt.ours()? {
-            self.release(&record.entry, held.fence, Keep::ForRetry).await?;
+        match attempt.ours()? {
+            Some((record, held)) => self.give_up(record, held.fence, Keep::ForRetry, decided).await,
+            None => decided,
         }
-        decided
+    }
+
+    async fn give_up(&self, record: &Record, fence: i64, keep: Keep, decided: Step) -> Step {
+        if self.release(&record.entry, fence, keep).await? {
+            return decided;
+        }
+        tracing::info!("another attempt took over; what was decided is dropped");
+        Ok(find_out())
     }
 }
 
@@ -226,7 +252,7 @@ impl Record {
     /// Whoever took over has the word; a copy of the command finds out what they say.
     fn lose_to_another(&self) -> Error {
         tracing::info!("another attempt took over while a step ran; its result is dropped");
-        self.lose(Detour::Verdict(Verdict::Later { after: Duration::from_secs(1), asked: false, problem: None }))
+        self.lose(Detour::Verdict(find_out()))
     }
 
     fn lost(&self) -> std::sync::MutexGuard<'_, Option<Detour>> {
@@ -251,6 +277,11 @@ impl Record {
             Err(error) => Err(self.lose(error.into())),
         }
     }
+}
+
+/// A copy of the command finds out what another attempt says.
+fn find_out() -> Verdict {
+    Verdict::Later { after: Duration::from_secs(1), asked: false, problem: None }
 }
 
 /// The handler's deadline is what ends the patience with a database that is away.

@@ -38,7 +38,9 @@ impl Handlers {
         let attempt = self.begin_at_first_step(&closing, new, self.deadline).await?;
         let decided = self.attempt_close_by_the_clock(poll, &closing, process, &attempt, turn).await;
         match decided {
-            Ok(Verdict::Commit { ref unit, .. }) if unit.inbox == closing.inbox() => self.end(&attempt, decided).await,
+            Ok(Verdict::Commit { ref unit, .. }) if unit.inbox == closing.inbox() => {
+                self.end(&closing, &attempt, None, decided).await
+            }
             // Still open.
             decided => self.leave(&attempt, decided).await,
         }

@@ -40,6 +40,8 @@ pub(super) enum Settled {
     Stale,
     /// Somebody else is attempting the command at this time; nothing was written.
     InFlight,
+    /// A rejection for a community that does not exist; nothing was written, so it is not remembered.
+    NoCommunity,
     /// The database refuses the unit for good; nothing was written.
     Refused(StoreError),
     /// It refuses the group for good, and any of its units may be the reason; nothing was written. Run it again, and commit
@@ -192,6 +194,7 @@ async fn tell(store: &Store, bus: &Bus, committed: Vec<(Work, Vec<Committed>)>, 
                 Committed::Repeated(events) => (Settled::Repeated, events),
                 Committed::Conflict => (Settled::Conflict, Vec::new()),
                 Committed::InFlight => (Settled::InFlight, Vec::new()),
+                Committed::NoCommunity => (Settled::NoCommunity, Vec::new()),
                 // After a lost fence, whoever took over has the word; running again finds out what they say.
                 Committed::Stale | Committed::LostFence => (Settled::Stale, Vec::new()),
                 Committed::Refused(error) => (Settled::Refused(error), Vec::new()),

@@ -5,8 +5,8 @@
 
 use chrono::Utc;
 use metagov_sdk::contract::{
-    Command, CommandKey, CommandRejected, CommunitySlug, Event, EventBody, EventId, EventScope, MessageId, Name,
-    Problem, ProblemKind, Timestamp, TraceParent, event::derive_uuid,
+    Command, CommandKey, CommunitySlug, Event, EventBody, EventId, EventScope, MessageId, Name, Problem, ProblemKind,
+    Timestamp, TraceParent, event::derive_uuid,
 };
 use rand::Rng;
 use sha2::{Digest, Sha256};
@@ -56,6 +56,8 @@ pub(super) struct Envelope {
     pub(super) convicted: bool,
     /// Which of its runs this is.
     pub(super) run: Run,
+    /// Who has given it its key.
+    pub(super) key_of: KeyOf,
     /// Stands in for the `message_id` where there is none: the same for this delivery and the copies of it that we make.
     nonce: Uuid,
 }
@@ -69,6 +71,15 @@ pub(super) enum Run {
     Again,
     /// The database refused it together with others, so that it is now written by itself.
     Alone,
+}
+
+/// Who has given a command its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyOf {
+    /// Whoever sent it, as its `message_id`.
+    Sender,
+    /// The platform of a webhook without one, as the id of its delivery.
+    Platform,
 }
 
 /// A command with its envelope, or why it cannot be acted on.
@@ -155,6 +166,7 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
             None => fingerprint(&message.routing_key, &message.body),
         },
         correlation_id: properties.correlation_id.clone().or_else(|| message_id.as_ref().map(MessageId::to_string)),
+        key_of: if hook.is_some() { KeyOf::Platform } else { KeyOf::Sender },
         message_id: message_id.or(hook),
         reply_to,
         trace: trace.child(random.random()),
@@ -239,7 +251,7 @@ impl Envelope {
             community: self.community.clone()?,
             message_id: self.message_id.clone()?,
             fingerprint: self.fingerprint,
-            routing_key: self.routing_key.clone(),
+            routing_key: self.routing_key.replace('\0', ""),
         })
     }
 
@@ -307,7 +319,7 @@ impl Envelope {
     /// An event of this command, ready to be stored. `kind` tells it from the command's other events.
     ///
     /// # Panics
-    /// Never: only [`Self::rejection`] makes events without a community, and those are not stored.
+    /// Never: only what is rejected may be about no community, and then it is not stored.
     #[must_use]
     pub(super) fn event(&self, scope: &EventScope, kind: &str, body: &EventBody) -> OutboxEvent {
         let event = Event::new(self.event_id(scope, kind), scope, body);
@@ -318,7 +330,8 @@ impl Envelope {
             routing_key: body.routing_key(scope),
             event_type: event.event_type.clone(),
             body: event.to_json().into(),
-            correlation_id: event.correlationid,
+            // The database has no room for a NUL, and the body has the whole.
+            correlation_id: event.correlationid.filter(|id| !id.contains('\0')),
             traceparent: event.traceparent,
             causation_id: event.causationid,
             process_id: body.process().map(|record| record.id),
@@ -333,20 +346,8 @@ impl Envelope {
         OutboxEvent { last: true, ..self.event(scope, kind, body) }
     }
 
-    /// The answer to a command that is refused; it is published, never stored. Its id covers the body, so that a
-    /// conflict is told apart from the answer to the command that used the key first. What is not stored cannot be
-    /// remembered: where the broker delivers a command again after its rejection was published, and the command is
-    /// acceptable by then, it is executed.
-    #[must_use]
-    pub(super) fn rejection(&self, problem: Problem, time: Timestamp) -> Message {
-        let fingerprint = Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.fingerprint);
-        let body = EventBody::CommandRejected(CommandRejected { routing_key: self.routing_key.clone(), problem });
-        let scope = self.scope(self.plugin.as_ref(), time);
-        let id = self.event_id(&scope, &format!("command.rejected/{fingerprint}"));
-        super::answer::message_of(&Event::new(id, &scope, &body), body.routing_key(&scope))
-    }
-
-    fn event_id(&self, scope: &EventScope, kind: &str) -> EventId {
+    /// The id of this kind of event.
+    pub(super) fn event_id(&self, scope: &EventScope, kind: &str) -> EventId {
         match &self.message_id {
             Some(message_id) => EventId::derive(scope.community.as_ref(), message_id, kind),
             None => EventId(Uuid::new_v5(&self.nonce, kind.as_bytes())),

@@ -207,11 +207,11 @@ impl Handlers {
     }
 
     /// Gives up an attempt, for as long as it takes while the database is only away: an attempt that is not given up
-    /// looks like one whose worker died.
+    /// looks like one whose worker died. `false` where it is not ours any more.
     ///
     /// # Errors
     /// Where the database refuses for good.
-    pub(super) async fn release(&self, entry: &InboxEntry, fence: i64, keep: Keep) -> Result<(), StoreError> {
+    pub(super) async fn release(&self, entry: &InboxEntry, fence: i64, keep: Keep) -> Result<bool, StoreError> {
         Patience::new().insist(|| self.store.release_attempt(entry, fence, keep)).await
     }
 }

@@ -29,6 +29,7 @@ mod patience;
 mod plugin_state;
 mod process;
 mod pulse;
+mod rejection;
 mod serial;
 mod served;
 mod settle;

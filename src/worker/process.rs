@@ -65,7 +65,7 @@ impl Handlers {
         let decided = match self.begin_at_first_step(envelope, new, self.deadline).await {
             Ok(attempt) => {
                 let decided = self.attempt_close(envelope, found, &attempt, &turn).await;
-                self.end(&attempt, decided).await
+                self.end(envelope, &attempt, Some(&turn), decided).await
             }
             Err(detour) => Err(detour),
         };

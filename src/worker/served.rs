@@ -20,7 +20,7 @@ use tokio::select;
 use super::{
     envelope::Envelope,
     handle::{Detour, Handlers, Step},
-    settle::{Settler, next_attempt},
+    settle::{Next, Settler, next_attempt},
     verdict::{Ending, Verdict},
 };
 use crate::bus::{DelayStep, Message, Queue};
@@ -59,17 +59,17 @@ impl Handlers {
 
 impl Settler {
     /// Passes a command on to a worker that has these plugins, or answers it where that is in vain.
-    pub(super) async fn pass_on(&self, envelope: &Envelope, message: &Message, missing: &BTreeSet<Name>) -> Ending {
+    pub(super) async fn pass_on(&self, envelope: &Envelope, message: &Message, missing: &BTreeSet<Name>) -> Next {
         let headers = &message.properties.headers;
         let passed = headers.get(PASSED_ON_HEADER).and_then(|count| count.parse().ok()).unwrap_or(0_u32);
-        let Some(others) = self.others(envelope).await else { return Ending::Unfinished };
+        let Some(others) = self.others(envelope).await else { return Next::End(Ending::Unfinished) };
         if passed >= if others { TRIES } else { TRIES_ALONE } {
             return self.reject(envelope, Box::new(nobody_has(missing)), message).await;
         }
         let mut copy = next_attempt(envelope, message, false);
         copy.properties.headers.insert(PASSED_ON_HEADER.to_owned(), (passed + 1).to_string());
         let step = if passed < QUICK { Duration::from_secs(1) } else { Duration::from_secs(5) };
-        self.park(copy, DelayStep::at_least(step), None).await
+        Next::End(self.park(copy, DelayStep::at_least(step), None).await)
     }
 
     /// Whether other workers take such commands at this time; `None` where this one goes down meanwhile.

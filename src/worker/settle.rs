@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, field, info, info_span, warn};
 
 use super::{
-    answer::{to_events, to_reply},
     committer::{Committer, Settled, republish},
     envelope::{Envelope, Limits, NONCE_HEADER, Opened, Run, keep_expiry},
     handle::{Handlers, conflict},
@@ -29,7 +28,7 @@ use crate::{
         SUSPECT_HEADER, THROTTLED_HEADER,
     },
     failpoint::failpoint,
-    store::{InboxEntry, Keep, Seen, Store, StoreError, Unit},
+    store::{InboxEntry, Keep, OutboxEvent, Seen, Store, Unit},
     telemetry::measures,
 };
 
@@ -55,7 +54,8 @@ pub(super) struct Settler {
 const KILLED_ITS_WORKER: &str = "killed-its-worker";
 
 /// What carrying out a verdict leads to.
-enum Next {
+pub(super) enum Next {
+    /// The command has come to its end.
     End(Ending),
     /// Somebody changed what the handler saw: it is called again on fresh state.
     Rerun,
@@ -119,8 +119,12 @@ impl Settler {
             Ok(ending) => ending,
             Err(_panic) => {
                 let detail = "the plugin crashed while it looked at this; nothing was executed";
-                let problem = Problem::new(ProblemKind::PluginPanicked, detail);
-                self.reject(&opened.envelope, Box::new(problem), message).await
+                let problem = Box::new(Problem::new(ProblemKind::PluginPanicked, detail));
+                loop {
+                    if let Next::End(ending) = self.reject(&opened.envelope, problem.clone(), message).await {
+                        return ending;
+                    }
+                }
             }
         }
     }
@@ -140,13 +144,13 @@ impl Settler {
         }
         let (mut patience, mut lost) = (Patience::new(), Patience::after_a_race());
         loop {
-            let verdict = loop {
+            let handled = loop {
                 let handled = tokio::select! {
                     () = self.abort.cancelled() => return Ending::Unfinished,
                     handled = self.handlers.handle(opened) => handled,
                 };
                 match handled {
-                    Ok(verdict) => break verdict,
+                    Ok(verdict) => break Ok(verdict),
                     Err(error) if error.is_passing() => {
                         self.handlers.trouble.met(&error);
                         tokio::select! {
@@ -154,10 +158,14 @@ impl Settler {
                             () = patience.wait() => {}
                         }
                     }
-                    Err(error) => return self.bury(&opened.envelope, message, &error).await,
+                    Err(error) => break Err(error),
                 }
             };
-            match self.follow(&opened.envelope, message, verdict).await {
+            let next = match handled {
+                Ok(verdict) => self.follow(&opened.envelope, message, verdict).await,
+                Err(error) => self.bury(&opened.envelope, message, &error, None).await,
+            };
+            match next {
                 Next::End(ending) => return ending,
                 Next::Rerun if opened.envelope.run == Run::Alone => {}
                 Next::Rerun => opened.envelope.run = Run::Again,
@@ -179,24 +187,27 @@ impl Settler {
     async fn follow(&self, envelope: &Envelope, message: &Message, verdict: Verdict) -> Next {
         Next::End(match verdict {
             Verdict::Done => Ending::Ignored,
-            Verdict::Reject(problem) => self.reject(envelope, problem, message).await,
-            Verdict::Repeat(events) => {
-                if republish(&self.store, &self.bus, &events, envelope, &self.abort).await {
-                    Ending::Repeated
-                } else {
-                    Ending::Unfinished
-                }
-            }
+            Verdict::Reject(problem) => return self.reject(envelope, problem, message).await,
+            Verdict::Repeat(events) => self.repeat(&events, envelope).await,
             Verdict::Later { after, asked: false, problem } => self.later(envelope, message, after, problem).await,
             Verdict::Later { after, asked: true, problem } => {
                 self.later_on_time(envelope, message, after, problem).await
             }
-            Verdict::Elsewhere(missing) => self.pass_on(envelope, message, &missing).await,
+            Verdict::Elsewhere(missing) => return self.pass_on(envelope, message, &missing).await,
             Verdict::Rerun => return Next::Rerun,
+            Verdict::Commit { unit, problem: Some(problem), .. } if unit.rejected => {
+                return self.commit_rejection(envelope, message, *unit, problem).await;
+            }
             Verdict::Commit { unit, shared, problem } => {
                 return self.commit(envelope, message, *unit, shared, problem).await;
             }
         })
+    }
+
+    /// Publishes the stored events of a command that was handled before.
+    pub(super) async fn repeat(&self, events: &[OutboxEvent], envelope: &Envelope) -> Ending {
+        let again = republish(&self.store, &self.bus, events, envelope, &self.abort).await;
+        if again { Ending::Repeated } else { Ending::Unfinished }
     }
 
     async fn commit(
@@ -215,9 +226,16 @@ impl Settler {
         Next::End(match settled {
             Settled::Published => problem.map_or(Ending::Completed, Ending::Failed),
             Settled::Repeated => Ending::Repeated,
-            Settled::Conflict => self.reject(envelope, Box::new(conflict()), message).await,
-            Settled::InFlight => self.later(envelope, message, Duration::from_secs(1), None).await,
-            Settled::Refused(error) => self.bury(envelope, message, &error).await,
+            Settled::Conflict | Settled::NoCommunity => {
+                return self.reject(envelope, Box::new(conflict()), message).await;
+            }
+            Settled::InFlight => self.look_again(envelope, message).await,
+            Settled::Refused(error) => {
+                // What stays under another key than the command's own ends with its lease.
+                let fence =
+                    attempt.filter(|(_, entry)| Some(entry) == envelope.inbox().as_ref()).map(|(fence, _)| fence);
+                return self.bury(envelope, message, &error, fence).await;
+            }
             Settled::Stale | Settled::Parted => {
                 if let Some((fence, entry)) = attempt {
                     // Its own lease must not keep the next run from beginning.
@@ -239,34 +257,14 @@ impl Settler {
         }
     }
 
-    /// Answers that nothing was executed, unless the very same command was executed before: then its outcome stands,
-    /// whatever has become of community, plugin or schema since.
-    pub(super) async fn reject(&self, envelope: &Envelope, problem: Box<Problem>, message: &Message) -> Ending {
-        if problem.kind != ProblemKind::Conflict
-            && let Some(entry) = envelope.inbox()
-        {
-            let seen = tokio::select! {
-                () = self.abort.cancelled() => return Ending::Unfinished,
-                seen = self.seen(&entry) => seen,
-            };
-            if let Some(Seen::Finished { fingerprint, events }) = seen
-                && fingerprint == entry.fingerprint
-            {
-                let again = republish(&self.store, &self.bus, &events, envelope, &self.abort).await;
-                return if again { Ending::Repeated } else { Ending::Unfinished };
-            }
-        }
-        // Unreadable, and nobody could tie the answer to it: somebody should be able to look at it.
-        let unreadable = matches!(problem.kind, ProblemKind::InvalidJson | ProblemKind::TooLarge);
-        let reason = (unreadable && !envelope.is_answerable()).then(|| problem.kind.slug());
-        let mut outgoing = self.answer(envelope, (*problem).clone());
-        outgoing.extend(reason.map(|reason| dead(message, reason)));
-        if self.publish(outgoing).await { Ending::Rejected(problem) } else { Ending::Unfinished }
-    }
-
-    async fn seen(&self, entry: &InboxEntry) -> Option<Seen> {
+    pub(super) async fn seen(&self, entry: &InboxEntry) -> Option<Seen> {
         let seen = Patience::new().insist(|| self.store.seen(&entry.community, &entry.message_id)).await;
         seen.ok().flatten()
+    }
+
+    /// Somebody else is at it: a copy finds out what they say.
+    pub(super) async fn look_again(&self, envelope: &Envelope, message: &Message) -> Ending {
+        self.later(envelope, message, Duration::from_secs(1), None).await
     }
 
     async fn later(
@@ -284,23 +282,6 @@ impl Settler {
     pub(super) async fn park(&self, copy: Message, step: DelayStep, problem: Option<Box<Problem>>) -> Ending {
         let waits = self.publish(vec![Outgoing { to: Destination::Delay(step), message: copy }]).await;
         if waits { Ending::Retried(problem) } else { Ending::Unfinished }
-    }
-
-    /// Keeps what the database will never take, and says so to whoever waits for it.
-    async fn bury(&self, envelope: &Envelope, message: &Message, error: &StoreError) -> Ending {
-        error!(%error, "the database refuses for good");
-        let detail = "the service cannot keep this; if it was an action it may have been executed. Its operators find \
-                      the message among the dead letters";
-        let mut outgoing = self.answer(envelope, Problem::new(ProblemKind::InternalError, detail));
-        outgoing.push(dead(message, ProblemKind::InternalError.slug()));
-        if self.publish(outgoing).await { Ending::Dead("the database refuses") } else { Ending::Unfinished }
-    }
-
-    fn answer(&self, envelope: &Envelope, problem: Problem) -> Vec<Outgoing> {
-        let answer = envelope.rejection(problem, self.handlers.now());
-        let mut outgoing: Vec<_> = to_reply(&answer, envelope).into_iter().collect();
-        outgoing.push(to_events(answer));
-        outgoing
     }
 
     /// Publishes until it is confirmed. A copy that must come back, or be kept, waits for its queue where that is
@@ -362,7 +343,8 @@ pub(super) fn next_attempt(envelope: &Envelope, message: &Message, called: bool)
     copy
 }
 
-fn dead(message: &Message, reason: &'static str) -> Outgoing {
+/// A copy for the dead letters.
+pub(super) fn dead(message: &Message, reason: &'static str) -> Outgoing {
     metrics::counter!(measures::DEAD_LETTERS, "reason" => reason).increment(1);
     let mut message = message.clone();
     message.properties.headers.insert(REASON_HEADER.to_owned(), reason.to_owned());

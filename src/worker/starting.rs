@@ -45,7 +45,7 @@ impl Handlers {
         let decided = match self.begin(envelope, without_run(envelope, plugin.name()), self.deadline).await {
             Ok(attempt) => {
                 let decided = self.attempt_start(envelope, plugin, definition, body, &attempt, turn.as_ref()).await;
-                self.end(&attempt, decided).await
+                self.end(envelope, &attempt, turn.as_ref(), decided).await
             }
             Err(detour) => Err(detour),
         };

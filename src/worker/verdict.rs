@@ -15,6 +15,7 @@
 //! | (not begun: its community is over its share) | parked on the delay ladder, no attempt counted | the same | the same | the same | the same | the same |
 //! | (not called: this worker does not run its plugin) | passed on to one that does, no attempt counted; `command.rejected` where there is none | the same | the same | the same | the same | the same |
 //! | (not begun: its `expiration` was over, in its queue or on the ladder) | `command.rejected` with `expired` | the same | the same | the same | the same | the same |
+//! | `command.rejected`, and the key is in a community that exists | stored like every outcome: it is the answer from then on | the same | the same | the same | the same, unless its key is the platform's | the same |
 //! | cannot be read | `command.rejected`; where nobody could recognise that answer, also `metagov.dead` | | | | | |
 //!
 //! Called again means under the same idempotency key and with the finished steps at hand; so are all polls by which the
@@ -56,7 +57,7 @@ pub(super) enum Verdict {
     },
     /// It was handled before: publish its stored events again, acknowledge.
     Repeat(Vec<OutboxEvent>),
-    /// Nothing was executed: answer `command.rejected`, acknowledge.
+    /// Nothing was executed: store the answer `command.rejected`, publish it, acknowledge.
     Reject(Box<Problem>),
     /// Publish a copy to the delay ladder, acknowledge.
     Later {

@@ -39,8 +39,7 @@ pub(crate) struct Play {
     pub(crate) expected: BTreeMap<String, Vec<Kinds>>,
     /// The one action that may not be called twice.
     pub(crate) dangerous: Option<String>,
-    /// The one that its platform refuses. A refusal is not stored: after a death in between it may be told, and found
-    /// uncertain when it is tried once more.
+    /// The one that its platform refuses. Its worker may die before that is stored: then it is uncertain.
     pub(crate) refused: Option<String>,
 }
 

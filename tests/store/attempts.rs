@@ -14,7 +14,7 @@ on_both!(
     an_attempt_whose_worker_died_is_taken_over_after_its_lease,
     an_attempt_that_gave_up_for_a_retry_may_begin_again_at_once,
     an_attempt_that_lost_a_race_does_not_count,
-    a_refused_command_leaves_its_key_free,
+    a_command_with_nothing_to_do_leaves_its_key_free,
     a_finished_attempt_answers_with_its_events,
     another_body_under_the_key_of_an_attempt_is_a_conflict,
     of_many_workers_one_attempts,
@@ -57,7 +57,10 @@ async fn an_attempt_whose_worker_died_is_taken_over_after_its_lease(database: &D
     let dead = begin_fresh(&store, "k", Duration::ZERO).await;
     assert!(matches!(begin(&store, "k", LEASE).await, Begun::Again { attempts: 2, died: true, .. }));
     assert!(matches!(begin(&store, "k", LEASE).await, Begun::Running { .. }));
-    store.release_attempt(&entry("a", "k", 1), dead, Keep::Nothing).await.expect("the database answers");
+    for keep in [Keep::Nothing, Keep::ForRetry] {
+        let released = store.release_attempt(&entry("a", "k", 1), dead, keep).await.expect("the database answers");
+        assert!(!released, "{keep:?}: whatever the dead one decides is dropped");
+    }
     assert!(matches!(begin(&store, "k", LEASE).await, Begun::Running { .. }), "the dead one has no say any more");
     assert_eq!(view(&store, "k").await, Some((2, AttemptStatus::Running)));
 }
@@ -71,17 +74,17 @@ async fn an_attempt_that_gave_up_for_a_retry_may_begin_again_at_once(database: &
     assert_eq!(view(&store, "k").await, Some((2, AttemptStatus::Running)));
 }
 
-async fn a_refused_command_leaves_its_key_free(database: &Database) {
+async fn a_command_with_nothing_to_do_leaves_its_key_free(database: &Database) {
     let store = database.store().await;
-    let refused = begin_fresh(&store, "k", LEASE).await;
+    let idle = begin_fresh(&store, "k", LEASE).await;
     let release = || async {
-        store.release_attempt(&entry("a", "k", 1), refused, Keep::Nothing).await.expect("the database answers");
+        store.release_attempt(&entry("a", "k", 1), idle, Keep::Nothing).await.expect("the database answers")
     };
-    release().await;
+    assert!(release().await, "it was ours");
     assert_eq!(view(&store, "k").await, None);
     assert!(store.seen(&slug("a"), &message_id("k")).await.expect("the database answers").is_none());
     begin_fresh(&store, "k", LEASE).await;
-    release().await;
+    assert!(!release().await, "it is somebody else's");
     let running = Some((1, AttemptStatus::Running));
     assert_eq!(view(&store, "k").await, running, "who was not told that it gave up does not give up the next one");
 }
@@ -177,12 +180,7 @@ async fn a_retry_of_a_repeatable_action_is_visible_and_takes_no_key(database: &D
     assert!(matches!(answers[..], [Committed::Stored]), "{answers:?}");
     assert_eq!(view(&store, "k").await, Some((3, AttemptStatus::Completed)));
     store.note_retry(&entry("a", "k", 1), &attempt(), 9).await.expect("the database answers");
-    store.forget_retry(&entry("a", "k", 1)).await.expect("the database answers");
     assert_eq!(view(&store, "k").await, Some((3, AttemptStatus::Completed)), "what has ended stays");
-
-    store.note_retry(&entry("a", "refused", 1), &attempt(), 1).await.expect("the database answers");
-    store.forget_retry(&entry("a", "refused", 1)).await.expect("the database answers");
-    assert_eq!(view(&store, "refused").await, None);
 }
 
 async fn the_start_of_a_process_leaves_no_run(database: &Database) {

@@ -25,7 +25,6 @@ on_both!(
     a_repeated_key_is_repeated_even_where_its_state_has_moved,
     a_bad_unit_does_not_sink_its_batch,
     a_unit_that_the_database_will_not_have_is_refused_alone,
-    a_unit_without_a_key_is_stored_as_often_as_it_comes,
     a_process_is_set_only_over_the_version_that_was_read,
     an_instance_is_set_only_over_the_version_that_was_read,
     two_units_of_a_batch_cannot_both_change_a_process,
@@ -187,25 +186,6 @@ async fn a_unit_that_the_database_will_not_have_is_refused_alone(database: &Data
         };
         assert!(!error.is_passing(), "{error}");
     }
-}
-
-async fn a_unit_without_a_key_is_stored_as_often_as_it_comes(database: &Database) {
-    let store = database.store().await;
-    let unit = Unit { inbox: None, ..pure("a", "k") };
-    let mut unkeyed = unit.clone();
-    unkeyed.run.as_mut().expect("a run").message_id = None;
-    for _ in 0..2 {
-        assert!(matches!(commit_one(&store, unkeyed.clone()).await, Committed::Stored));
-    }
-    assert_eq!(
-        store
-            .events(&slug("a"), &metagov::store::Selection::default(), None, 10)
-            .await
-            .expect("the database answers")
-            .len(),
-        1,
-        "by event id"
-    );
 }
 
 async fn a_process_is_set_only_over_the_version_that_was_read(database: &Database) {
@@ -382,6 +362,7 @@ fn answers_of(groups: &[Vec<Committed>]) -> Vec<Vec<&'static str>> {
         Committed::Stale => "stale",
         Committed::InFlight => "in flight",
         Committed::LostFence => "lost fence",
+        Committed::NoCommunity => "no community",
         Committed::Refused(_) => "refused",
     };
     groups.iter().map(|group| group.iter().map(word).collect()).collect()

@@ -64,7 +64,7 @@ story! {
         assert_eq!(problem(&told).kind.slug(), "too-large");
     }
 
-    async fn what_is_refused_leaves_nothing_in_the_database(world: World) {
+    async fn what_is_refused_leaves_its_answer_in_the_database_and_nothing_else(world: World) {
         world.with_puppet().await;
         let before = world.rows().await;
         let refused = [
@@ -83,7 +83,12 @@ story! {
             let told = world.ask(command).await;
             assert_eq!(told.event.event_type, "org.metagov.command.rejected", "{}", command.routing_key);
         }
-        assert_eq!(world.rows().await, before);
+        let after = world.rows().await;
+        // What is no JSON, and what would create a community, name none that exists.
+        let kept = |table: &str| if matches!(table, "inbox" | "outbox") { 8 } else { 0 };
+        for ((table, before), (_, after)) in before.iter().zip(&after) {
+            assert_eq!(after - before, kept(table), "{table}");
+        }
     }
 
     async fn unknown_words_are_refused_with_the_nearest_known_one(world: World) {

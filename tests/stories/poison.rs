@@ -55,7 +55,7 @@ story! {
         let dead = world.dead_letters().await;
         assert_eq!(dead.len(), 1, "{dead:?}");
         assert_eq!(dead[0].1["x-metagov-reason"], "killed-its-worker");
-        assert_eq!(world.rows().await.last(), Some(&0), "nothing is held against anybody any more");
+        assert_eq!(world.rows().await.last(), Some(&("suspects", 0)), "nothing is held against anybody any more");
     }
 
     async fn a_start_that_kills_three_workers_fails_as_a_process(world: World) {

@@ -103,11 +103,13 @@ story! {
         let id = ballot(world, &json!({ "quorum": 2, "key": "one" })).await;
         // It looks at every webhook, and none is for it.
         ballot(world, &json!({ "quorum": 2, "key": "deaf" })).await;
-        let mut lost = hook(None, &json!([["x-puppet-lost", "one"]]));
-        let told = world.ask(&lost).await;
+        let mut lost = hook(Some("the vote"), &json!([["x-puppet-lost", "one"]]));
+        world.send(&lost).await;
+        let rejected = |r: &Received| r.event.event_type == "org.metagov.command.rejected";
+        let told = world.mail.wait_for(1, "the rejection", rejected).await.remove(0);
         assert_eq!(told.event.event_type, "org.metagov.command.rejected");
         assert_eq!(told.event.data["problem"]["detail"], "the puppet lost a ballot");
-        // The same delivery, once its plugin is mended.
+        // The platform delivers it once more, now that its plugin is mended.
         lost.body = String::from_utf8(lost.body.to_vec()).expect("text").replace("x-puppet-lost", "x-puppet-kept").into();
         world.send(&lost).await;
         let completed = |r: &Received| r.event.event_type == "org.metagov.process.completed";

@@ -2,7 +2,7 @@
 //!
 //! | kind | meaning | the service |
 //! |---|---|---|
-//! | [`Error::Rejected`] | the caller's fault | answers with the problem; nothing is stored |
+//! | [`Error::Rejected`] | the caller's fault | answers with the problem; nothing but the answer is stored |
 //! | [`Error::Retry`] | passing trouble | tries again later, until the attempts are used up |
 //! | [`Error::Failed`] | everything else | ends it as failed |
 //!

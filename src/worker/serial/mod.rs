@@ -214,10 +214,16 @@ impl Turn {
         }
     }
 
+    /// Waits, in this turn, until everything that it has read is written; `false` where that will never be.
+    pub(super) async fn is_confirmed(&self) -> bool {
+        let witnesses = self.serial.rows().witness(&self.read());
+        all_written(witnesses).await
+    }
+
     async fn confirmed(self) -> bool {
         let witnesses = self.serial.rows().witness(&self.read());
         drop(self);
-        futures::future::join_all(witnesses).await.into_iter().all(|written| written.unwrap_or(false))
+        all_written(witnesses).await
     }
 
     async fn commit(self, unit: Unit, shared: Shared, envelope: Arc<Envelope>) -> Settled {
@@ -255,6 +261,10 @@ impl Turn {
     fn read(&self) -> Vec<(RowKey, u64)> {
         self.places.iter().map(|place| (place.row.clone(), place.generation)).collect()
     }
+}
+
+async fn all_written(witnesses: Vec<oneshot::Receiver<bool>>) -> bool {
+    futures::future::join_all(witnesses).await.into_iter().all(|written| written.unwrap_or(false))
 }
 
 impl Shared {

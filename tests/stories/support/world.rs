@@ -435,7 +435,7 @@ impl World {
     }
 
     /// How many rows stand in each table that a command may write to.
-    pub(crate) async fn rows(&self) -> Vec<i64> {
+    pub(crate) async fn rows(&self) -> Vec<(&'static str, i64)> {
         let connection = Database::connect(&self.url).await.expect("the database answers");
         let mut counts = Vec::new();
         for table in [
@@ -452,7 +452,7 @@ impl World {
             let sql = format!("SELECT COUNT(*) AS rows FROM {table}");
             let statement = Statement::from_string(connection.get_database_backend(), sql);
             let row = connection.query_one_raw(statement).await.expect("the table is there").expect("one row");
-            counts.push(row.try_get("", "rows").expect("a count"));
+            counts.push((table, row.try_get("", "rows").expect("a count")));
         }
         connection.close().await.expect("it closes");
         counts
