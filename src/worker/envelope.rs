@@ -286,7 +286,13 @@ impl Envelope {
         Uuid::new_v5(&Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.fingerprint), key.as_bytes())
     }
 
-    /// What stands in for the `message_id` where there is none.
+    /// The same command with this in place of the `message_id`, where there is none.
+    #[must_use]
+    pub(super) fn with_nonce(&self, nonce: Uuid) -> Self {
+        Self { nonce, ..self.clone() }
+    }
+
+    /// What is in place of the `message_id` where there is none.
     #[must_use]
     pub(super) fn nonce(&self) -> Uuid {
         self.nonce

@@ -40,6 +40,7 @@ mod sweeper;
 mod tenancy;
 mod transition;
 mod trouble;
+mod unkeyed;
 mod verdict;
 mod wait;
 mod webhook;

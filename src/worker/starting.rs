@@ -21,6 +21,7 @@ use super::{
     process::{find_process, unit},
     serial::{Shared, Turn},
     transition::end,
+    unkeyed::{process_id, start_event},
     verdict::Verdict,
 };
 use crate::{
@@ -42,6 +43,7 @@ impl Handlers {
         let turn =
             self.turn_at_instance(envelope, plugin, &body.community, body.community_platform_id.as_deref(), &handler);
         let turn = turn.await;
+        let (community, id) = (body.community.clone(), process_id(envelope, &body));
         let decided = match self.begin(envelope, without_run(envelope, plugin.name()), self.deadline).await {
             Ok(attempt) => {
                 let decided = self.attempt_start(envelope, plugin, definition, body, &attempt, turn.as_ref()).await;
@@ -49,10 +51,11 @@ impl Handlers {
             }
             Err(detour) => Err(detour),
         };
-        match turn {
+        let ended = match turn {
             Some(turn) => turn.end(decided).await,
             None => decided,
-        }
+        };
+        self.unless_started_before(envelope, &community, id, ended).await
     }
 
     async fn attempt_start(
@@ -67,7 +70,8 @@ impl Handlers {
         let parameters = definition.check(Value::Object(body.parameters.clone()))?;
         let instance = self.instances.fresh(plugin, &body.community, body.community_platform_id.as_deref()).await?;
         let instance = turn.and_then(|turn| turn.instance(instance.stored.id)).unwrap_or(instance);
-        let id = body.process_id.unwrap_or_else(|| envelope.derive("process"));
+        let id = process_id(envelope, &body);
+        let envelope = &envelope.as_start_of(id, instance.stored.id);
         if self.store.process(&body.community, id).await?.is_some() {
             let detail = "there is a process with this process_id already; choose another, or leave it out";
             return Err(Problem::new(ProblemKind::Conflict, detail).into());
@@ -106,7 +110,7 @@ impl Handlers {
         let scope = envelope.scope(Some(plugin.name()), now);
         let mut events = platform_events(envelope, plugin.name(), now, effects.events, "start");
         for (place, body) in bodies.iter().enumerate() {
-            let kind = format!("start/{place}");
+            let kind = start_event(place);
             // The first event answers the start; that it has already ended is told by the second.
             events.push(if place == 0 {
                 envelope.last_event(&scope, &kind, body)

@@ -59,6 +59,33 @@ story! {
         assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/conflict");
     }
 
+    async fn a_start_without_a_key_that_comes_again_gets_the_answer_of_the_first(world: World) {
+        world.with_puppet().await;
+        let id = Uuid::new_v4();
+        let of = |quorum: u32| {
+            let body = json!({ "community": COMMUNITY, "parameters": { "quorum": quorum }, "process_id": id });
+            let mut command = Command::new("process.puppet.ballot.start", &body);
+            command.properties.message_id = None;
+            command.properties.correlation_id = Some(format!("{} {quorum}", world.prefix));
+            command
+        };
+        let answers = async |quorum: u32, count: usize| {
+            let asked = of(quorum).properties.correlation_id;
+            world.mail.wait_for(count, "its answers", |r| r.event.correlationid == asked).await
+        };
+        // As the broker delivers it once more whose worker died before it was acknowledged.
+        for count in 1..=3 {
+            world.send(&of(1)).await;
+            let told = answers(1, count).await;
+            assert!(told.iter().all(|r| r.event.event_type == "org.metagov.process.started"), "{told:?}");
+            assert!(told.iter().all(|r| r.message.body == told[0].message.body), "byte for byte");
+        }
+        // Another start of the same process is another command.
+        world.send(&of(2)).await;
+        let told = answers(2, 1).await.remove(0);
+        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/conflict");
+    }
+
     async fn a_start_is_not_repeated_because_a_config_changed_meanwhile(world: World) {
         world.with_puppet().await;
         let tag = format!("starting {}", world.prefix);
