@@ -241,7 +241,7 @@ async fn without_leave_to_declare_a_deleted_queue_is_told_with_its_remedy_until_
             .is_some_and(|told| told.contains(&queue) && told.contains("`metagov topology apply`"))
     })
     .await;
-    println!("told {:?} after the queue was deleted", deleted.elapsed());
+    println!("noticed {:?} after the queue was deleted", deleted.elapsed());
 
     // Long enough for the pauses to have grown to their longest.
     tokio::time::sleep(Duration::from_secs(6)).await;

@@ -36,7 +36,7 @@ pub(crate) async fn t13(rig: &mut Rig, size: Size) -> Row {
 }
 
 /// While the alarm is on nothing grows and no connection is lost, and what needs no publication is acknowledged; afterwards
-/// everything is told soon.
+/// everything is answered soon.
 ///
 /// A command is acknowledged after its outcome is confirmed, so those that were fetched stay unacknowledged until the broker
 /// takes messages again; they are bounded by the prefetch. A webhook for a vote that nobody has open tells nothing. The
@@ -72,7 +72,7 @@ async fn alarm(rig: &mut Rig, size: Size, alarm: Alarm) -> Row {
     rig.broker.ctl(&alarm.clear).await;
     let cleared = Instant::now();
     service.answered(&commands, count).await;
-    let told = cleared.elapsed();
+    let took = cleared.elapsed();
     let lost =
         service.processes.iter().zip(&from).filter(|(process, from)| process.log_from(**from).contains("lost the c"));
     let lost = lost.count();
@@ -86,7 +86,7 @@ async fn alarm(rig: &mut Rig, size: Size, alarm: Alarm) -> Row {
         .exactly("workers that lost a connection", lost, 0)
         .at_most("unacknowledged", unacknowledged, WORKERS * 2 * CONCURRENCY)
         .at_most("MiB grown", grown >> 10, 50)
-        .within("all told after", told, Duration::from_secs(30))
+        .within("all answered after", took, Duration::from_secs(30))
 }
 
 fn all_signalled(service: &mut Service, signal: &str) {

@@ -102,8 +102,8 @@ impl Book {
         self.heard.note(event, body);
         let kind = event["type"].as_str().expect("an event has a type").trim_start_matches("org.metagov.").to_owned();
         let (correlation, causation) = (event["correlationid"].as_str(), event["causationid"].as_str());
-        // Both are the same for whoever says nothing strange. Who does is known by the first, but events of a process
-        // carry that of its start there, whatever caused them.
+        // Both are the same, unless a driver says something strange, which is known by the first. But events of a
+        // process carry that of its start there, whatever caused them.
         let cause = if kind.starts_with("process.") { causation.or(correlation) } else { correlation.or(causation) };
         let answers_somebody = ["action.", "command.rejected", "community.", "process.started"];
         let answers_somebody = answers_somebody.iter().any(|start| kind.starts_with(start));

@@ -1,5 +1,5 @@
 //! A crowd: everybody votes at once, for one process, or changes what one plugin remembers. Losing a race for a row is no
-//! outcome: every vote counts, however many come, whoever dies meanwhile, and no neighbour waits for it.
+//! outcome: every vote counts, however many come and whatever dies meanwhile, and no neighbour waits for it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
     cast::{Place, all_taken},
     checker::Tally,
     driver::{Command, quantile},
-    heard::Told,
+    heard::Sum,
     rig::{COMMUNITY, QUIET, Rig, Service, Setup, Size},
     table::Row,
     vote::Cast,
@@ -31,18 +31,18 @@ struct Crowd {
     start: Command,
     hooks: Vec<Command>,
     /// What they come to.
-    cast: Told,
+    cast: Sum,
 }
 
 /// What came of a crowd.
 struct Counted {
     tally: Tally,
-    outcome: Told,
+    outcome: Sum,
     completed: usize,
 }
 
 impl Crowd {
-    /// Starts the vote; nothing is cast yet. `tells` has each vote told as an event.
+    /// Starts the vote; nothing is cast yet. `tells` has each vote announced as an event.
     async fn gather(service: &Service, count: usize, tells: bool) -> Self {
         const KEY: &str = "crowd";
         let process = Uuid::new_v4();
@@ -50,16 +50,16 @@ impl Crowd {
         service.driver.send(std::slice::from_ref(&start)).await;
         service.answered(std::slice::from_ref(&start), 1).await;
         let numbers = 1..=u64::try_from(count).expect("it is small");
-        let cast = Told { times: *numbers.end(), sum: numbers.clone().sum() };
+        let cast = Sum { times: *numbers.end(), sum: numbers.clone().sum() };
         let hooks = numbers.map(|number| HERE.hook(Some(KEY), &Cast { number, tells })).collect();
         Self { process, start, hooks, cast }
     }
 
     /// How the vote stands, as far as the driver has heard.
-    fn standing(&self, service: &Service) -> Told {
+    fn standing(&self, service: &Service) -> Sum {
         let book = service.driver.book();
         let outcome = book.heard.record(self.process).map(|record| record["outcome"].clone()).unwrap_or_default();
-        Told { times: outcome["times"].as_u64().unwrap_or(0), sum: outcome["sum"].as_u64().unwrap_or(0) }
+        Sum { times: outcome["times"].as_u64().unwrap_or(0), sum: outcome["sum"].as_u64().unwrap_or(0) }
     }
 
     /// Waits until each is counted or refused, or until nothing comes any more.
@@ -109,7 +109,7 @@ fn rate(count: usize, took: Duration) -> usize {
 }
 
 /// The figures that every crowd must have, whatever was done to it.
-fn all_counted(row: Row, cast: Told, outcome: Told) -> Row {
+fn all_counted(row: Row, cast: Sum, outcome: Sum) -> Row {
     row.exactly("counted", number(outcome.times), number(cast.times)).exactly(
         "their sum",
         number(outcome.sum),
@@ -121,8 +121,7 @@ fn all_counted(row: Row, cast: Told, outcome: Told) -> Row {
 pub(crate) async fn t60(rig: &mut Rig, size: Size) -> Row {
     let count = size.of(20_000, 400);
     let stages = size.of(&[(false, 1), (false, 2), (false, 4), (true, 1)][..], &[(false, 2), (true, 1)]);
-    let (mut tally, mut cast, mut outcome, mut rates) =
-        (Tally::default(), Told::default(), Told::default(), Vec::new());
+    let (mut tally, mut cast, mut outcome, mut rates) = (Tally::default(), Sum::default(), Sum::default(), Vec::new());
     for (sqlite, workers) in stages.iter().copied() {
         let mut service = rig.service(Setup { workers, sqlite, ..Setup::default() }).await;
         let crowd = Crowd::gather(&service, count, false).await;
@@ -226,7 +225,7 @@ pub(crate) async fn t63(rig: &mut Rig, size: Size) -> Row {
     service.driver.send(&[before, std::slice::from_ref(&close), after].concat()).await;
     let counted = crowd.end(&mut service, close).await;
     sending.done().await;
-    let told = service.driver.book().heard.told("crowd");
+    let announced = service.driver.book().heard.announced("crowd");
 
     let commands = [calm.clone(), beside.clone(), counts].concat();
     let tally = service.settle(&commands, &["action.completed"]).await;
@@ -238,13 +237,13 @@ pub(crate) async fn t63(rig: &mut Rig, size: Size) -> Row {
         .at_rate("actions a second", per_second, FAST)
         .exactly("votes closed", counted.completed, 1)
         .at_least("counted by the close", number(counted.outcome.times), 1)
-        .exactly("counted and not accepted, or accepted and not counted", apart(told, counted.outcome), 0)
+        .exactly("counted and not accepted, or accepted and not counted", apart(announced, counted.outcome), 0)
         .note("p99 of the neighbour alone", format!("{solo:.1?}"))
         .within("p99 of the neighbour", p99(&beside), solo * 2 + Duration::from_millis(50))
         .counts(counted.tally.and(tally))
 }
 
 /// By how many votes two counts differ; by one where only their sums do.
-fn apart(one: Told, other: Told) -> usize {
+fn apart(one: Sum, other: Sum) -> usize {
     number(one.times.abs_diff(other.times)).max(usize::from(one.sum != other.sum))
 }

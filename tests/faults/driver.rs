@@ -267,7 +267,7 @@ impl Driver {
     /// Where the broker does not answer.
     pub(crate) async fn listens(&self, listens: bool) {
         self.line.bound.store(listens, Ordering::SeqCst);
-        // Whoever connects binds.
+        // To connect is to bind.
         let (_connection, channel) = self.line.channel().await.expect("the broker answers");
         if !listens {
             let (queue, exchange) = (self.line.queue(), format!("{}.events", self.line.prefix));

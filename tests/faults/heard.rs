@@ -17,8 +17,8 @@ pub(crate) struct Heard {
     /// Ids that came with two bodies.
     pub(crate) differing: HashSet<Uuid>,
     processes: HashMap<Uuid, Heights>,
-    /// What a plugin told of each word of its platform: how often, and the sum of the numbers.
-    told: HashMap<String, Told>,
+    /// What a plugin announced under each word of its platform.
+    announced: HashMap<String, Sum>,
 }
 
 /// The sequence of one process.
@@ -31,14 +31,14 @@ struct Heights {
     last: Value,
 }
 
-/// What was told under one word.
+/// Numbers: how many, and their sum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Sum {
     pub(crate) times: u64,
     pub(crate) sum: u64,
 }
 
-impl Told {
+impl Sum {
     /// Both together.
     pub(crate) fn and(self, other: Self) -> Self {
         Self { times: self.times + other.times, sum: self.sum + other.sum }
@@ -71,9 +71,9 @@ impl Heard {
     fn note_number(&mut self, event: &Value) {
         let data = &event["data"]["data"];
         if let (Some(word), Some(number)) = (data["key"].as_str(), data["number"].as_u64()) {
-            let told = self.told.entry(word.to_owned()).or_default();
-            told.times += 1;
-            told.sum += number;
+            let sum = self.announced.entry(word.to_owned()).or_default();
+            sum.times += 1;
+            sum.sum += number;
         }
     }
 
@@ -96,8 +96,8 @@ impl Heard {
         self.processes.get(&process).map(|heights| &heights.last)
     }
 
-    /// What was told under this word.
-    pub(crate) fn told(&self, word: &str) -> Told {
-        self.told.get(word).copied().unwrap_or_default()
+    /// What was announced under this word.
+    pub(crate) fn announced(&self, word: &str) -> Sum {
+        self.announced.get(word).copied().unwrap_or_default()
     }
 }

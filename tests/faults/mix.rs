@@ -2,7 +2,7 @@
 //! closed by the clock; a plugin that remembers; and communities and plugins that change meanwhile.
 //!
 //! It goes on while a scenario breaks things, and is judged with it: every vote counts once, whatever it met. The votes that
-//! stay open to the end have counted what was sent; those that end in between have counted what they told. Up: scenarios.
+//! stay open to the end have counted what was sent; those that end in between have counted what they announced. Up: scenarios.
 //! Down: [`crate::cast`].
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::{
     cast::{Place, all_taken},
     checker::Tally,
     driver::{Command, Driver},
-    heard::Told,
+    heard::Sum,
     rig::{QUIET, Rig, Service, command},
     table::Row,
     vote::{Cast, Memory},
@@ -55,7 +55,7 @@ struct Ballot {
     key: String,
     start: Command,
     end: End,
-    sent: Told,
+    sent: Sum,
 }
 
 /// Commands of which each waits for the answer of the one before, so that none of them may be refused.
@@ -158,7 +158,7 @@ impl Mix {
         let closes_in_ms = (end == End::Clock).then_some(2_000);
         let parameters = json!({ "key": key, "every_ms": 1_000, "closes_in_ms": closes_in_ms });
         let start = GUILD.start(process, &parameters);
-        self.ballots.push(Ballot { process, key, start: start.clone(), end, sent: Told::default() });
+        self.ballots.push(Ballot { process, key, start: start.clone(), end, sent: Sum::default() });
         self.commands.push(start.clone());
         start
     }
@@ -178,7 +178,7 @@ impl Mix {
             let ballot = &mut self.ballots[place];
             // Before it is open nobody knows its key.
             if driver.answered(std::slice::from_ref(&ballot.start)) == 1 {
-                ballot.sent = Told { times: ballot.sent.times + 1, sum: ballot.sent.sum + number };
+                ballot.sent = Sum { times: ballot.sent.times + 1, sum: ballot.sent.sum + number };
                 hooks.push(GUILD.hook(Some(&ballot.key), &Cast { number, tells: true }));
             }
         }
@@ -283,15 +283,15 @@ impl Mix {
     fn miscounted(&self) -> usize {
         let book = self.driver.book();
         let is_right = |ballot: &&Ballot| {
-            let told = book.heard.told(&ballot.key);
+            let announced = book.heard.announced(&ballot.key);
             let outcome = book.heard.record(ballot.process).map(|record| &record["outcome"]);
-            let counted = outcome.map(|outcome| Told {
+            let counted = outcome.map(|outcome| Sum {
                 times: outcome["times"].as_u64().unwrap_or(0),
                 sum: outcome["sum"].as_u64().unwrap_or(0),
             });
-            // What was counted and then closed is what was told; what stayed open has counted what was sent.
+            // What was counted and then closed is what was announced; what stayed open has counted what was sent.
             let stayed = self.ballots.iter().take(LONG).any(|long| long.process == ballot.process);
-            counted == Some(told) && (!stayed || told == ballot.sent)
+            counted == Some(announced) && (!stayed || announced == ballot.sent)
         };
         self.ballots.iter().filter(|ballot| !is_right(ballot)).count()
     }

@@ -45,7 +45,7 @@ impl Service {
         checker::count(&self.driver.book(), commands, &self.platform.calls(), stored, allowed)
     }
 
-    /// Says of some commands that have no answer how far they came, for whoever looks into it.
+    /// Says of some commands that have no answer how far they came.
     async fn tell_lost(&self, commands: &[Command]) {
         let unanswered: Vec<_> = {
             let book = self.driver.book();

@@ -85,7 +85,7 @@ impl Row {
         self
     }
 
-    /// In the sizes of CI counts decide: a time has no limit there, and is only told.
+    /// In the sizes of CI counts decide: a time has no limit there, and is only printed.
     pub(crate) fn judged_in(mut self, size: Size) -> Self {
         for figure in self.figures.iter_mut().filter(|figure| figure.timed && size == Size::Ci) {
             (figure.limit, figure.kept) = ("–".to_owned(), true);

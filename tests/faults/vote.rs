@@ -1,7 +1,7 @@
 //! A vote of the puppet's platform: counted by webhooks, looked at by polls, closed by a driver or by the clock. And what
 //! a webhook and an action leave in the plugin's state.
 //!
-//! Every number that is counted is told as an event in the same breath where the webhook asks for it, so that what was
+//! Where a webhook asks for it, its number is announced as an event when it is counted, so that what was
 //! counted can be compared with what was stored. Up: commands of [`crate::mix`] and [`crate::crowd`]. Down: the SDK.
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(crate) const SIGNATURE: (&str, &str) = ("x-puppet-signature", "genuine");
 pub(crate) struct Cast {
     /// What is counted; no two webhooks have the same.
     pub(crate) number: u64,
-    /// Whether it is told as an event.
+    /// Whether it is announced as an event.
     #[serde(default)]
     pub(crate) tells: bool,
 }

@@ -41,7 +41,7 @@ use crate::{
 const BATCH: usize = 1000;
 /// Calls that wait for the batch before them; further callers wait at the door.
 const WAITING_CALLS: usize = 1024;
-/// A confirm that takes longer is told to whoever asks whether the service is ready.
+/// While a confirm takes longer, the service is not ready.
 const LATE: Duration = Duration::from_secs(3);
 /// A confirm that takes longer will not come: the connection is given up and the message published again.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
