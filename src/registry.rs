@@ -13,6 +13,7 @@ use metagov_sdk::{
     contract::{InstanceRecord, Name, Problem, ProblemKind},
     schema::{MASK, nearest},
 };
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::store::Instance;
@@ -102,6 +103,13 @@ impl Registry {
 }
 
 impl Registry {
+    /// The schemas of every plugin by name, as they are published.
+    #[must_use]
+    pub fn schemas(&self) -> Vec<(String, Value)> {
+        let plugins = self.names.iter().filter_map(|name| self.get(name.as_str()));
+        plugins.flat_map(|plugin| plugin.manifest().schemas()).collect()
+    }
+
     /// A plugin instance as drivers and people see it: secrets masked. Where this build does not have the plugin, nobody
     /// can tell what of its config is secret, so all of it is masked.
     #[must_use]
@@ -119,11 +127,38 @@ impl Registry {
     }
 }
 
+/// The problem of an action that a plugin does not have, with what was meant.
+#[must_use]
+pub fn unknown_action(plugin: &PluginDefinition, name: &Name) -> Problem {
+    if plugin.process(name.as_str()).is_some() {
+        let detail = format!(
+            "'{name}' of '{0}' is a governance process, not an action; process.{0}.{name}.start starts it",
+            plugin.name()
+        );
+        return Problem::new(ProblemKind::UnknownAction, detail);
+    }
+    unknown(ProblemKind::UnknownAction, "action", name, plugin.action_names())
+}
+
+/// The problem of a process that a plugin does not have, with what was meant.
+#[must_use]
+pub fn unknown_process(plugin: &PluginDefinition, name: &Name) -> Problem {
+    if plugin.action(name.as_str()).is_some() {
+        let detail = format!(
+            "'{name}' of '{0}' is an action, not a governance process; action.{0}.{name} calls it",
+            plugin.name()
+        );
+        return Problem::new(ProblemKind::UnknownProcess, detail);
+    }
+    unknown(ProblemKind::UnknownProcess, "governance process", name, plugin.process_names())
+}
+
 /// The problem of a name that is not known, with the nearest one that is.
 #[must_use]
-pub fn unknown<'a>(kind: ProblemKind, what: &str, name: &Name, known: impl Iterator<Item = &'a str>) -> Problem {
+fn unknown<'a>(kind: ProblemKind, what: &str, name: &Name, known: impl Iterator<Item = &'a str>) -> Problem {
     let known: Vec<_> = known.collect();
     let hint = match nearest(name.as_str(), known.iter().copied()) {
+        None if known.is_empty() => "there is none here".to_owned(),
         Some(meant) => format!("did you mean '{meant}'?"),
         None => format!("known: {}", known.join(", ")),
     };

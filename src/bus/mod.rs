@@ -66,6 +66,10 @@ pub struct Login {
     pub user: String,
     /// The virtual host.
     pub vhost: String,
+    /// `amqp` or `amqps`.
+    pub protocol: &'static str,
+    /// Host and port.
+    pub host: String,
 }
 
 impl Login {

@@ -5,11 +5,11 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
-use metagov_sdk::contract::{CommunitySlug, Initiator, MessageId, Name, ProblemKind};
+use metagov_sdk::contract::{CommunitySlug, Initiator, MessageId, Name};
 use serde_json::{Map, Value};
 
 use super::parameters;
-use crate::registry::{Registry, unknown};
+use crate::registry::{Registry, unknown_action, unknown_process};
 
 /// `PLUGIN.ACTION` or `PLUGIN.PROCESS`.
 #[derive(Debug, Clone)]
@@ -31,16 +31,16 @@ impl FromStr for Qualified {
 impl Qualified {
     /// The schema of the action's parameters, or the problem that names the nearest action.
     pub(super) fn action_parameters<'a>(&self, registry: &'a Registry) -> anyhow::Result<&'a Value> {
-        let actions = &registry.find(&self.plugin)?.manifest().actions;
-        let none = || unknown(ProblemKind::UnknownAction, "action", &self.name, actions.keys().map(Name::as_str));
-        Ok(&actions.get(&self.name).ok_or_else(none)?.parameters)
+        let plugin = registry.find(&self.plugin)?;
+        let action = plugin.manifest().actions.get(&self.name);
+        Ok(&action.ok_or_else(|| unknown_action(plugin, &self.name))?.parameters)
     }
 
     /// The schema of the process's parameters, or the problem that names the nearest process.
     pub(super) fn process_parameters<'a>(&self, registry: &'a Registry) -> anyhow::Result<&'a Value> {
-        let processes = &registry.find(&self.plugin)?.manifest().processes;
-        let none = || unknown(ProblemKind::UnknownProcess, "process", &self.name, processes.keys().map(Name::as_str));
-        Ok(&processes.get(&self.name).ok_or_else(none)?.parameters)
+        let plugin = registry.find(&self.plugin)?;
+        let process = plugin.manifest().processes.get(&self.name);
+        Ok(&process.ok_or_else(|| unknown_process(plugin, &self.name))?.parameters)
     }
 }
 
@@ -94,6 +94,21 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         "m" => seconds(60),
         "h" => seconds(3600),
         _ => Err(wrong()),
+    }
+}
+
+/// How much of a list is shown at once.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Page {
+    /// At most so many; where there are more, a line on stderr says how to get them
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(super) limit: u64,
+}
+
+impl Page {
+    /// What is read: one more, to know whether there are more.
+    pub(super) const fn to_read(self) -> u64 {
+        self.limit + 1
     }
 }
 

@@ -1,7 +1,7 @@
 //! `metagov schemas …`: the published JSON Schemas of what crosses the broker. Needs neither settings nor a service.
 //!
-//! The parameters of plugins' own actions are in `metagov plugins show`. Up: driver authors. Down:
-//! [`metagov_sdk::contract::schemas`].
+//! Those of the contract, and beside them those of each plugin's config, parameters, outputs, outcomes and events. Up: driver
+//! authors. Down: [`metagov_sdk::contract::schemas`] and the manifests of the plugins.
 
 use std::{
     fs,
@@ -10,18 +10,19 @@ use std::{
 
 use anyhow::Context;
 use clap::Subcommand;
-use metagov_sdk::{contract::schemas::published, schema::nearest};
+use metagov_sdk::{contract::schemas, schema::nearest};
 use serde_json::{Value, json};
 
 use super::{
     exit::{Exit, Stop},
     output::Output,
 };
+use crate::plugins;
 
 /// What to do with schemas.
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum Schemas {
-    /// Every schema: bodies of commands, the event, and each kind of its `data`
+    /// Every schema: bodies of commands, the event, each kind of its `data`, and those of the plugins
     List,
     /// One schema
     Show {
@@ -39,14 +40,14 @@ impl Schemas {
     pub(super) fn run(&self, out: Output) -> anyhow::Result<Exit> {
         match self {
             Self::List => {
-                let listed: Vec<Value> = published().iter().map(|(name, schema)| summary(name, schema)).collect();
+                let listed: Vec<Value> = published()?.iter().map(|(name, schema)| summary(name, schema)).collect();
                 out.list(&listed, "there are no schemas", &["NAME", "DESCRIPTION"], |schema| {
                     ["name", "description"].map(|member| text(schema, member).to_owned()).to_vec()
                 })?;
             }
             Self::Show { name } => {
                 let (_, schema) =
-                    published().into_iter().find(|(known, _)| known == name).ok_or_else(|| missing(name))?;
+                    published()?.into_iter().find(|(known, _)| known == name).ok_or_else(|| missing(name))?;
                 out.document(&schema)?;
             }
             Self::Export { dir } => {
@@ -59,6 +60,12 @@ impl Schemas {
     }
 }
 
+/// Everything that is published, by name.
+fn published() -> anyhow::Result<Vec<(String, Value)>> {
+    let contract = schemas::published().into_iter().map(|(name, schema)| (name.to_owned(), schema));
+    Ok(contract.chain(plugins::all()?.schemas()).collect())
+}
+
 fn summary(name: &str, schema: &Value) -> Value {
     json!({ "name": name, "id": schema["$id"], "description": text(schema, "description") })
 }
@@ -68,8 +75,8 @@ fn text<'a>(schema: &'a Value, member: &str) -> &'a str {
 }
 
 fn missing(name: &str) -> Stop {
-    let names: Vec<&str> = published().iter().map(|(name, _)| *name).collect();
-    let hint = nearest(name, names).map_or_else(
+    let names: Vec<String> = published().into_iter().flatten().map(|(name, _)| name).collect();
+    let hint = nearest(name, names.iter().map(String::as_str)).map_or_else(
         || "`metagov schemas list` names all of them".to_owned(),
         |meant| format!("did you mean '{meant}'?"),
     );
@@ -78,10 +85,10 @@ fn missing(name: &str) -> Stop {
 
 fn export(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let write = |(name, schema): (&str, Value)| {
+    let write = |(name, schema): (String, Value)| {
         let path = dir.join(format!("{name}.json"));
         fs::write(&path, format!("{schema:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     };
-    published().into_iter().map(write).collect()
+    published()?.into_iter().map(write).collect()
 }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     host::{LoadedInstance, Request},
-    registry::unknown,
+    registry::unknown_action,
     store::{ActionRun, InstanceVersion, KeptCommand, NewAttempt, RunStatus, Unit},
 };
 
@@ -42,9 +42,7 @@ struct Asked<'a> {
 impl Handlers {
     pub(super) async fn action(&self, envelope: &Envelope, plugin: &Name, action: &Name, body: ActionCommand) -> Step {
         let plugin = self.registry.find(plugin)?;
-        let definition = plugin
-            .action(action.as_str())
-            .ok_or_else(|| unknown(ProblemKind::UnknownAction, "action", action, plugin.action_names()))?;
+        let definition = plugin.action(action.as_str()).ok_or_else(|| unknown_action(plugin, action))?;
         let handler = (plugin.name().clone(), action.to_string());
         let turn =
             self.turn_at_instance(envelope, plugin, &body.community, body.community_platform_id.as_deref(), &handler);

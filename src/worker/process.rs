@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     host::LoadedInstance,
-    registry::unknown,
+    registry::unknown_process,
     store::{Change, InstanceVersion, OutboxEvent, Process, Unit},
 };
 
@@ -45,9 +45,7 @@ impl Open {
 }
 
 pub(super) fn find_process<'a>(plugin: &'a PluginDefinition, name: &Name) -> Result<&'a ProcessDefinition, Problem> {
-    plugin
-        .process(name.as_str())
-        .ok_or_else(|| unknown(ProblemKind::UnknownProcess, "process", name, plugin.process_names()))
+    plugin.process(name.as_str()).ok_or_else(|| unknown_process(plugin, name))
 }
 
 impl Handlers {

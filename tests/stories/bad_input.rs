@@ -64,6 +64,63 @@ story! {
         assert_eq!(problem(&told).kind.slug(), "too-large");
     }
 
+    async fn a_message_id_that_cannot_be_used_is_named_and_its_sender_can_match_the_answer(world: World) {
+        world.with_puppet().await;
+        let long = "k".repeat(140);
+        for (id, kind, shown) in [
+            ("two words", "holds a space", Some("two words")),
+            (long.as_str(), "has 140 characters", Some(long.as_str())),
+            ("Schlüssel", "holds a character beyond ASCII", Some("Schlüssel")),
+            ("a\u{7}b", "holds a control character", None),
+            ("", "is empty", None),
+        ] {
+            let mut command = World::act("pure-act", "never", &["answer"]);
+            command.properties.message_id = Some(id.to_owned());
+            command.properties.correlation_id = Some(format!("mine {kind}"));
+            command.properties.reply_to = Some(world.reply_queue.clone());
+            world.send(&command).await;
+            let ours = |r: &Received| r.message.properties.correlation_id == command.properties.correlation_id;
+            for mailbox in [&world.mail, &world.replies] {
+                let told = mailbox.wait_for(1, kind, ours).await.remove(0);
+                let problem = problem(&told);
+                assert_eq!(problem.kind.slug(), "invalid-property");
+                assert!(problem.detail.starts_with(&format!("message_id {kind};")), "{}", problem.detail);
+                assert_eq!(told.event.causationid.as_deref(), shown);
+                assert_eq!(told.event.data["routing_key"], "action.puppet.pure-act");
+            }
+            // Without a correlation id of its own the driver knows it by what it sent, as ever.
+            command.properties.correlation_id = None;
+            command.properties.reply_to = None;
+            if shown.is_some() {
+                world.send(&command).await;
+                let ours = |r: &Received| r.event.correlationid.as_deref() == shown;
+                world.mail.wait_for(1, kind, ours).await;
+            }
+        }
+    }
+
+    async fn numbers_are_what_json_schema_says_and_refusals_speak_of_members(world: World) {
+        world.with_plugins(&json!([{ "name": "randomness", "config": { "default_low": 1.0, "default_high": 1e1 } }])).await;
+        for (low, high) in [("1.0", "2"), ("-0", "1e0"), ("4e1", "41.0")] {
+            let body = format!(r#"{{"community":"{COMMUNITY}","parameters":{{"low":{low},"high":{high}}}}}"#);
+            let told = world.ask(&Command::raw("action.randomness.random-int", body)).await;
+            assert_eq!(told.event.event_type, "org.metagov.action.completed", "{:?}", told.event.data);
+        }
+        let body = json!({ "community": COMMUNITY, "parameters": { "low": "1", "high": 1.5, "hihg": 2 } });
+        let refused = problem(&world.tell("action.randomness.random-int", &body).await);
+        let errors: Vec<_> = refused.errors.iter().map(|e| (e.pointer.as_str(), e.message.as_str())).collect();
+        for expected in [
+            ("/parameters/low", "must be an integer or nothing, not a string"),
+            ("/parameters/high", "must be an integer or nothing, not a number with a fraction"),
+            ("/parameters/hihg", "'hihg' is unknown; did you mean 'high'?"),
+        ] {
+            assert!(errors.contains(&expected), "{expected:?}: {errors:?}");
+        }
+        let vote = json!({ "community": COMMUNITY, "parameters": {} });
+        let refused = problem(&world.tell("action.randomness.delayed-stochastic-vote", &vote).await);
+        assert!(refused.detail.contains("is a governance process, not an action"), "{}", refused.detail);
+    }
+
     async fn what_is_refused_leaves_its_answer_in_the_database_and_nothing_else(world: World) {
         world.with_puppet().await;
         let before = world.rows().await;

@@ -164,7 +164,7 @@ impl<P: Plugin> Cx<P> {
         T::deserialize(state).map(Some).map_err(|error| {
             Error::failed(format!(
                 "the stored state of the plugin cannot be read by this version of it: {}",
-                crate::definition::without_values(&error)
+                crate::schema::of_reader(&error)
             ))
         })
     }

@@ -10,6 +10,7 @@ use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
+    str::FromStr,
     sync::Arc,
 };
 
@@ -17,31 +18,90 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use thiserror::Error;
 
 /// Which addresses may be connected to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Egress {
     /// Addresses of the public internet.
     PublicOnly,
     /// These and the machine's own, for tests against a server in the same process.
     PublicAndLoopback,
+    /// These and what the operator allows.
+    PublicAnd(Arc<[Network]>),
+}
+
+/// A network, or a single address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    /// How many bits at the beginning are the network's.
+    bits: u8,
+}
+
+impl Network {
+    /// The machine itself.
+    pub const LOOPBACK: [Self; 2] = [
+        Self { address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), bits: 8 },
+        Self { address: IpAddr::V6(Ipv6Addr::LOCALHOST), bits: 128 },
+    ];
+
+    /// Whether the address is one of it.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                (network.to_bits() ^ address.to_bits()).leading_zeros() >= u32::from(self.bits)
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                (network.to_bits() ^ address.to_bits()).leading_zeros() >= u32::from(self.bits)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A text that is neither an address nor a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("must be an address, or a network as 10.1.0.0/16")]
+pub struct NoNetwork;
+
+impl FromStr for Network {
+    type Err = NoNetwork;
+
+    fn from_str(text: &str) -> Result<Self, NoNetwork> {
+        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address: IpAddr = address.parse().map_err(|_| NoNetwork)?;
+        let all = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(all), |bits| bits.parse().map_err(|_| NoNetwork))?;
+        if bits <= all { Ok(Self { address, bits }) } else { Err(NoNetwork) }
+    }
 }
 
 /// The name or address lies where plugins may not go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the address is not on the public internet, and plugins may reach nothing else")]
+#[error(
+    "the address is not on the public internet, and plugins may reach nothing else but what the setting egress.allow lists; \
+     `metagov dev` with METAGOV__EGRESS__ALLOW=loopback lets them reach this machine"
+)]
 pub struct NotPublic;
 
 impl Egress {
+    /// The public internet and these.
+    pub fn public_and(networks: impl IntoIterator<Item = Network>) -> Self {
+        let networks: Arc<[Network]> = networks.into_iter().collect();
+        if networks.is_empty() { Self::PublicOnly } else { Self::PublicAnd(networks) }
+    }
+
     /// Whether this address may be connected to.
     #[must_use]
-    pub fn allows(self, address: IpAddr) -> bool {
+    pub fn allows(&self, address: IpAddr) -> bool {
         match self {
             Self::PublicOnly => is_public(address),
             Self::PublicAndLoopback => is_public(address) || address.to_canonical().is_loopback(),
+            Self::PublicAnd(networks) => is_public(address) || networks.iter().any(|network| network.contains(address)),
         }
     }
 
     /// Whether the host of a URL may be connected to, as far as that can be told without resolving it.
-    pub(crate) fn check_literal(self, host: &str) -> Result<(), NotPublic> {
+    pub(crate) fn check_literal(&self, host: &str) -> Result<(), NotPublic> {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         match bare.parse::<IpAddr>() {
             Ok(address) if !self.allows(address) => Err(NotPublic),
@@ -92,7 +152,7 @@ pub(crate) struct FilteringResolver {
 
 impl Resolve for FilteringResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (egress, found) = (self.egress, self.lookup.ask(name.as_str()));
+        let (egress, found) = (self.egress.clone(), self.lookup.ask(name.as_str()));
         Box::pin(async move {
             let mut allowed = found.await?;
             allowed.retain(|address| egress.allows(address.ip()));
@@ -193,6 +253,33 @@ mod tests {
         let allows = |text: &str| Egress::PublicAndLoopback.allows(text.parse().expect("an address"));
         assert!(allows("127.0.0.1") && allows("::1"));
         assert!(!allows("10.0.0.1") && !allows("169.254.169.254"));
+    }
+
+    #[test]
+    fn what_the_operator_lists_may_be_reached_and_nothing_beside_it() {
+        let networks = ["10.1.0.0/16", "192.168.7.9", "fd00::/8"].map(|text| text.parse().expect("a network"));
+        let egress = Egress::public_and(networks);
+        for (address, may) in [
+            ("10.1.255.255", true),
+            ("::ffff:10.1.0.1", true),
+            ("192.168.7.9", true),
+            ("fd12::1", true),
+            ("1.1.1.1", true),
+            ("10.2.0.0", false),
+            ("192.168.7.8", false),
+            ("127.0.0.1", false),
+            ("169.254.169.254", false),
+            ("fe80::1", false),
+        ] {
+            assert_eq!(egress.allows(address.parse().expect("an address")), may, "{address}");
+        }
+        let local = Egress::public_and(Network::LOOPBACK);
+        let allows = |text: &str| local.allows(text.parse().expect("an address"));
+        assert!(allows("127.0.0.1") && allows("127.9.9.9") && allows("::1") && !allows("10.0.0.1"));
+        assert_eq!(Egress::public_and([]), Egress::PublicOnly);
+        for wrong in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "localhost", "10.0.0.0/", "10.0.0.0/-1", "10.0.0.0/x"] {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+        }
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
+use chrono::SubsecRound as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha20Rng;
 
@@ -51,13 +52,18 @@ impl fmt::Debug for Environment {
     }
 }
 
+/// The one precision of all times in records and events: what every database keeps and every reader understands.
+pub(crate) fn whole_millis(time: Timestamp) -> Timestamp {
+    time.trunc_subsecs(3)
+}
+
 /// The machine's clock.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        chrono::Utc::now()
+        whole_millis(chrono::Utc::now())
     }
 }
 

@@ -59,7 +59,7 @@ impl HttpClient {
             .with_no_client_auth();
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
-            .dns_resolver(FilteringResolver { egress, lookup })
+            .dns_resolver(FilteringResolver { egress: egress.clone(), lookup })
             // A redirect would be followed without looking at where it leads.
             .redirect(redirect::Policy::none())
             // A proxy of the environment would be asked instead of our resolver.

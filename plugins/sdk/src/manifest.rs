@@ -9,7 +9,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::{ActionDefinition, Effect, Plugin, ProcessDefinition, contract::Name, schema::Schema};
+use crate::{
+    ActionDefinition, Effect, Plugin, ProcessDefinition,
+    contract::{Name, event::SCHEMA_BASE, routing::safe_word},
+    schema::Schema,
+};
 
 /// What a plugin offers. Members of maps are in alphabetical order, durations in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -72,6 +76,33 @@ pub struct EventManifest {
 }
 
 impl Manifest {
+    /// Every schema in it by name, such as `slack.action.post.parameters`, with an `$id` of its own: what is published beside
+    /// the schemas of the contract.
+    #[must_use]
+    pub fn schemas(&self) -> Vec<(String, Value)> {
+        let plugin = &self.name;
+        let mut all = vec![(format!("{plugin}.config"), &self.config)];
+        for (name, action) in &self.actions {
+            all.push((format!("{plugin}.action.{name}.parameters"), &action.parameters));
+            all.push((format!("{plugin}.action.{name}.output"), &action.output));
+        }
+        for (name, process) in &self.processes {
+            all.push((format!("{plugin}.process.{name}.parameters"), &process.parameters));
+            all.push((format!("{plugin}.process.{name}.outcome"), &process.outcome));
+        }
+        for (event_type, event) in &self.events {
+            all.push((format!("{plugin}.event.{}.data", safe_words(event_type)), &event.data));
+        }
+        let with_id = |(name, schema): (String, &Value)| {
+            let mut schema = schema.clone();
+            if let Value::Object(members) = &mut schema {
+                members.insert("$id".to_owned(), format!("{SCHEMA_BASE}plugins/{name}.json").into());
+            }
+            (name, schema)
+        };
+        all.into_iter().map(with_id).collect()
+    }
+
     pub(crate) fn new<P: Plugin>(
         name: &Name,
         config: &Schema,
@@ -103,6 +134,11 @@ impl Manifest {
             tick_every_seconds: P::tick_every().map(|every| every.as_secs()),
         }
     }
+}
+
+/// The type of an event, safe in a name of a file and in a reference.
+fn safe_words(event_type: &str) -> String {
+    event_type.split('.').map(safe_word).collect::<Vec<_>>().join(".")
 }
 
 /// What the author says, else the doc comment of the type.

@@ -15,7 +15,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{Error, Result, contract::Name, definition::without_values};
+use crate::{Error, Result, contract::Name, schema::of_reader};
 
 /// An answer of a [`StepKeeper`].
 pub type Keeping<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -94,7 +94,7 @@ impl Steps {
 
 fn read<T: DeserializeOwned>(name: &str, kept: &Value) -> Result<T> {
     T::deserialize(kept).map_err(|error| {
-        let reason = without_values(&error);
+        let reason = of_reader(&error);
         Error::failed(format!("the kept result of the step '{name}' cannot be read back as its type: {reason}"))
     })
 }

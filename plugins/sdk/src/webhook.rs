@@ -42,7 +42,7 @@ impl Webhook {
             let violation = Violation {
                 pointer: "/request/body_base64".to_owned(),
                 keyword: "contentEncoding".to_owned(),
-                message: "the string is not base64 with padding (RFC 4648)".to_owned(),
+                message: "must be base64 with padding (RFC 4648)".to_owned(),
             };
             Problem::new(ProblemKind::InvalidCommand, "the body of the webhook cannot be decoded")
                 .with_errors(vec![violation])

@@ -8,13 +8,25 @@ use metagov_sdk::{
         ActionCompleted, ActionFailed, Command, CommandKey, CommandRejected, Community, Event, InstanceRecord,
         PlatformEvent, Problem, ProblemKind, ProcessRecord, asyncapi, event::SCHEMA_BASE, schemas,
     },
-    schema::{Schema, Unknown},
+    schema::{LARGEST_EXACT, Schema, Unknown},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 /// Every kind of event, as it went over the wire when it was first published.
 const SAMPLES: &str = include_str!("samples/events.v1.json");
+
+/// The `AsyncAPI` document of a service without plugins.
+fn document() -> Value {
+    asyncapi::document(&asyncapi::Service {
+        commands: "metagov.commands",
+        events: "metagov.events",
+        protocol: "amqp",
+        host: "localhost:5672",
+        vhost: "/",
+        plugins: &[],
+    })
+}
 
 fn samples() -> Vec<Value> {
     serde_json::from_str(SAMPLES).expect("the samples are a JSON array")
@@ -108,7 +120,7 @@ fn every_sample_holds_to_the_published_schemas() {
 
 /// The schema of a message's payload in the `AsyncAPI` document.
 fn payload(key: &str) -> Schema {
-    let mut document = asyncapi::document("metagov.commands", "metagov.events");
+    let mut document = document();
     assert!(document["components"]["messages"][key]["payload"].is_object(), "{key}: there is no such message");
     document["$ref"] = format!("#/components/messages/{key}/payload").into();
     Schema::compile(document, Unknown::AsDeclared).unwrap_or_else(|error| panic!("{key}: {error}"))
@@ -116,7 +128,7 @@ fn payload(key: &str) -> Schema {
 
 #[test]
 fn the_asyncapi_document_is_the_reviewed_one() {
-    insta::assert_json_snapshot!("asyncapi", asyncapi::document("metagov.commands", "metagov.events"));
+    insta::assert_json_snapshot!("asyncapi", document());
 }
 
 #[test]
@@ -131,7 +143,7 @@ fn every_reference_in_the_asyncapi_document_leads_somewhere() {
             _ => {}
         }
     }
-    let document = asyncapi::document("metagov.commands", "metagov.events");
+    let document = document();
     let mut found = Vec::new();
     references(&document, &mut found);
     assert!(found.len() > 24, "{found:?}");
@@ -155,7 +167,7 @@ fn every_sample_is_a_message_of_the_asyncapi_document() {
 
 #[test]
 fn every_command_of_the_asyncapi_document_is_one_of_the_contract() {
-    let document = asyncapi::document("metagov.commands", "metagov.events");
+    let document = document();
     let channels = document["channels"].as_object().expect("an object");
     let commands: Vec<_> = channels
         .values()
@@ -214,4 +226,84 @@ fn a_problem_of_an_older_service_is_still_read() {
     });
     let problem: Problem = serde_json::from_value(old.clone()).expect("it is a problem");
     assert_eq!(serde_json::to_value(problem).expect("it is plain data"), old);
+}
+
+/// Calls `look` with everything in a document.
+fn walk(value: &Value, look: &mut impl FnMut(&serde_json::Map<String, Value>)) {
+    match value {
+        Value::Object(members) => {
+            look(members);
+            members.values().for_each(|member| walk(member, look));
+        }
+        Value::Array(items) => items.iter().for_each(|item| walk(item, look)),
+        _ => {}
+    }
+}
+
+/// What drivers read; the other schemas are those of what they send.
+const READ: [&str; 9] = [
+    "event",
+    "action-completed",
+    "action-failed",
+    "process-record",
+    "platform-event",
+    "plugin-instance",
+    "community",
+    "command-rejected",
+    "problem",
+];
+
+#[test]
+fn what_drivers_read_may_grow_and_what_they_send_is_checked_to_the_last_member() {
+    for (name, schema) in schemas::published() {
+        let mut closed = false;
+        walk(&schema, &mut |members| closed |= members.get("additionalProperties") == Some(&Value::Bool(false)));
+        assert_eq!(closed, !READ.contains(&name), "{name}");
+    }
+    for sample in samples() {
+        let mut newer = sample;
+        newer["invented"] = json!({"later": true});
+        newer["data"]["invented"] = json!(1);
+        assert_eq!(payload_of(&newer).violations(&newer, ""), []);
+        serde_json::from_value::<Event>(newer).expect("what is new is passed over");
+    }
+    let later = json!({
+        "type": "https://metagov.org/problems/invented-later", "title": "T", "status": 400, "detail": "d"
+    });
+    let (_, problem) = schemas::published().pop().expect("the last one is the problem");
+    assert_eq!(Schema::compile(problem, Unknown::AsDeclared).expect("it compiles").violations(&later, ""), []);
+}
+
+fn payload_of(event: &Value) -> Schema {
+    let kind = event["type"].as_str().expect("it has a type").trim_start_matches("org.metagov.");
+    payload(&if kind.starts_with("platform.") { "platform".to_owned() } else { kind.replace('.', "-") })
+}
+
+#[test]
+fn every_integer_is_exact_for_every_reader_and_every_format_is_registered() {
+    let all = schemas::published().into_iter().map(|(name, schema)| (name.to_owned(), schema));
+    for (name, schema) in all.chain([("asyncapi".to_owned(), document())]) {
+        walk(&schema, &mut |members| {
+            if let Some(Value::String(format)) = members.get("format") {
+                assert!(["date-time", "uri", "uuid", "int32", "int64"].contains(&format.as_str()), "{name}: {format}");
+            }
+            let is_integer = |kind: &Value| kind == "integer" || kind[0] == "integer";
+            if members.get("type").is_some_and(is_integer) {
+                let most = members.get("maximum").and_then(Value::as_u64).expect("it says where it ends");
+                assert!(most <= LARGEST_EXACT, "{name}: {members:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn where_anything_may_be_null_may_be() {
+    let mut record = samples().into_iter().find(|sample| sample["type"] == "org.metagov.process.started").expect("one");
+    record["data"]["outcome"] = Value::Null;
+    assert_eq!(payload("process-started").violations(&record, ""), []);
+    for (name, member) in [("process-record", "outcome"), ("event", "data"), ("action-completed", "output")] {
+        let (_, schema) = schemas::published().into_iter().find(|(known, _)| *known == name).expect("it is published");
+        let kinds = schema["properties"][member]["type"].as_array().expect("it says which kinds there are");
+        assert!(kinds.contains(&json!("null")), "{name}/{member}");
+    }
 }

@@ -285,7 +285,10 @@ fn a_config_is_filled_in_checked_and_masked() {
     let problem = chat.load_config(wrong, "/plugins/0/config").expect_err("four things are wrong");
     let pointers: Vec<_> = problem.errors.iter().map(|error| error.pointer.as_str()).collect();
     assert_eq!(problem.kind, ProblemKind::InvalidConfig);
-    assert!(pointers.contains(&"/plugins/0/config/token") && pointers.contains(&"/plugins/0/config"), "{pointers:?}");
+    assert!(
+        pointers.contains(&"/plugins/0/config/token") && pointers.contains(&"/plugins/0/config/tema"),
+        "{pointers:?}"
+    );
     assert!(!problem.to_string().contains("4711") && !problem.to_string().contains("s3cret"), "{problem}");
 }
 

@@ -24,7 +24,10 @@ mod wire;
 
 use std::{sync::Arc, time::Duration};
 
-use lapin::{Channel, uri::AMQPUri};
+use lapin::{
+    Channel,
+    uri::{AMQPScheme, AMQPUri},
+};
 use metagov_sdk::contract::Name;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
@@ -303,8 +306,10 @@ impl Drop for RabbitMq {
 /// # Errors
 /// [`BusError::Url`] where it is none.
 pub(super) fn login(url: &SecretString) -> Result<Login, BusError> {
-    let AMQPUri { authority, vhost, .. } = parse(url)?;
-    Ok(Login { user: authority.userinfo.username, vhost })
+    let AMQPUri { scheme, authority, vhost, .. } = parse(url)?;
+    let protocol = if scheme == AMQPScheme::AMQPS { "amqps" } else { "amqp" };
+    let host = format!("{}:{}", authority.host, authority.port);
+    Ok(Login { user: authority.userinfo.username, vhost, protocol, host })
 }
 
 fn parse(url: &SecretString) -> Result<AMQPUri, BusError> {

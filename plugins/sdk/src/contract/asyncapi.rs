@@ -1,7 +1,7 @@
 //! The `AsyncAPI` 3 document of the wire contract: every channel, made from the same types as the bodies that cross it.
 //!
-//! It describes the service: what it receives and what it sends, each with its routing key. The parameters of plugins'
-//! own actions are in their manifests, not here. Up: `metagov asyncapi`. Down: [`super::schemas`], which publishes the
+//! It describes the service: where it is, what it receives and what it sends, each with its routing key, and the schemas of its
+//! plugins. Up: `metagov asyncapi`. Down: [`super::schemas`], which publishes the
 //! same types as JSON Schemas of their own.
 //!
 //! Sources: <https://www.asyncapi.com/docs/reference/specification/v3.0.0> and
@@ -9,6 +9,8 @@
 
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
+
+use crate::schema::bound;
 
 use super::{
     ActionCommand, ActionCompleted, ActionFailed, CommandRejected, Community, CommunityApply, CommunityDelete, Event,
@@ -31,9 +33,27 @@ const ABOUT: &str = "Commands in through RabbitMQ, outcomes out as CloudEvents 1
     `timestamp`. Its answer is the event whose `causationid` is that `message_id`. With `reply_to` the answer is also \
     sent there, through the default exchange.";
 
-/// The document, for these two exchanges.
+/// What the types do not say: where the service is found, and what its plugins have.
+#[derive(Debug, Clone, Copy)]
+pub struct Service<'a> {
+    /// The exchange of commands.
+    pub commands: &'a str,
+    /// The exchange of events.
+    pub events: &'a str,
+    /// `amqp` or `amqps`.
+    pub protocol: &'a str,
+    /// Host and port of the broker.
+    pub host: &'a str,
+    /// The virtual host.
+    pub vhost: &'a str,
+    /// The schemas of the plugins, from [`crate::Manifest::schemas`].
+    pub plugins: &'a [(String, Value)],
+}
+
+/// The document.
 #[must_use]
-pub fn document(commands: &str, events: &str) -> Value {
+pub fn document(service: &Service) -> Value {
+    let Service { commands, events, .. } = *service;
     let mut generator = SchemaSettings::draft07()
         // The one dialect that every reader of AsyncAPI takes.
         .with(|settings| settings.definitions_path = "/components/schemas".into())
@@ -56,14 +76,46 @@ pub fn document(commands: &str, events: &str) -> Value {
     }
     let parameters: Map<_, _> =
         PARAMETERS.map(|(name, is)| (name.to_owned(), json!({ "description": is }))).into_iter().collect();
-    json!({
+    let server = json!({
+        "host": service.host,
+        "protocol": service.protocol,
+        "protocolVersion": "0-9-1",
+        "pathname": format!("/{}", service.vhost.replace('%', "%25").replace('/', "%2F")),
+        "description": "RabbitMQ 3.10 or newer.",
+    });
+    let mut schemas = generator.take_definitions(true);
+    schemas.extend(service.plugins.iter().map(|(name, schema)| (name.clone(), embedded(name, schema))));
+    let mut document = json!({
         "asyncapi": "3.0.0",
         "info": { "title": "Metagov", "version": "1.0.0", "description": ABOUT, "license": { "name": "MIT" } },
         "defaultContentType": "application/json",
+        "servers": { "broker": server },
         "channels": channels,
         "operations": operations,
-        "components": { "messages": messages, "parameters": parameters, "schemas": generator.take_definitions(true) },
-    })
+        "components": { "messages": messages, "parameters": parameters, "schemas": schemas },
+    });
+    bound(&mut document["components"]["schemas"]);
+    document
+}
+
+/// A schema with definitions of its own, as a part of the document: its references lead to where they are now.
+fn embedded(name: &str, schema: &Value) -> Value {
+    match schema {
+        Value::Object(members) => members
+            .iter()
+            // Both would make it a document of its own, from whose root references count.
+            .filter(|(member, _)| !matches!(member.as_str(), "$id" | "$schema"))
+            .map(|(member, value)| {
+                let value = match value.as_str().and_then(|reference| reference.strip_prefix("#/")) {
+                    Some(place) if member == "$ref" => format!("#/components/schemas/{name}/{place}").into(),
+                    _ => embedded(name, value),
+                };
+                (member.clone(), value)
+            })
+            .collect(),
+        Value::Array(items) => items.iter().map(|item| embedded(name, item)).collect(),
+        other => other.clone(),
+    }
 }
 
 /// The version of the AMQP 0-9-1 bindings that is written here.

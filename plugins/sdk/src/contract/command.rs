@@ -3,7 +3,7 @@
 //! [`Command::decode`] turns routing key and body into a typed command or into the [`Problem`] that the driver is
 //! answered with; it looks neither at plugins nor at the database. Up: the consumer in `src/bus`. Down: `src/worker`.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -141,11 +141,20 @@ pub struct HttpRequest {
     /// The query string without its question mark; may be empty.
     #[serde(default)]
     pub query: String,
-    /// The headers in their order, names as they came.
+    /// The headers in their order, each as name and value; names as they came.
+    #[schemars(schema_with = "pairs_of_texts")]
     pub headers: Vec<(String, String)>,
     /// The raw body in base64 (RFC 4648, with padding).
     #[schemars(extend("contentEncoding" = "base64"))]
     pub body_base64: String,
+}
+
+/// Pairs, said so that readers of every dialect of JSON Schema understand it.
+fn pairs_of_texts(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "items": { "type": "array", "items": { "type": "string" }, "minItems": 2, "maxItems": 2 }
+    })
 }
 
 /// Body of `poll.<plugin>.<process>`, from the scheduler: look at this open process.
@@ -224,7 +233,9 @@ impl Command {
             .and_then(|slug| CommunitySlug::new(slug).ok());
         let refuse = |problem| Undecodable { problem, community, plugin };
         let Some(key) = key else {
-            let detail = "no command has this routing key; see section 2 of the wire contract for those that exist";
+            let detail = "no command has this routing key; those that exist are community.apply, community.delete, \
+                          plugin.<plugin>.enable, plugin.<plugin>.disable, action.<plugin>.<action>, \
+                          process.<plugin>.<process>.start and process.<plugin>.<process>.close";
             return Err(Box::new(refuse(Problem::new(ProblemKind::UnknownCommand, detail))));
         };
         Self::typed(key, value).map_err(|problem| Box::new(refuse(problem)))

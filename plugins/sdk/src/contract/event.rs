@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     Community, CommunitySlug, Initiator, InstanceRecord, MessageId, Name, Problem, ProcessRecord, ProcessStatus,
-    Timestamp, routing::safe_word,
+    Timestamp, json::anything, routing::safe_word,
 };
 
 /// The content type of an event's AMQP message.
@@ -49,6 +49,7 @@ pub struct ActionCompleted {
     /// The action.
     pub action: Name,
     /// What it answered, as its output schema says.
+    #[schemars(schema_with = "anything")]
     pub output: Value,
     /// Who asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,6 +78,7 @@ pub struct PlatformEvent {
     /// The platform's own word for it.
     pub event_type: String,
     /// What the plugin tells about it.
+    #[schemars(schema_with = "anything")]
     pub data: Value,
     /// Who did it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,7 +146,6 @@ pub struct EventScope {
 
 /// A `CloudEvents` 1.0 event, its members in the order of the contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Event {
     /// Always `1.0`.
     pub specversion: String,
@@ -175,12 +176,14 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub causationid: Option<String>,
     /// For process events, the version of the record. An integer, so that it compares as one.
+    #[schemars(range(min = 1, max = 9_007_199_254_740_991_i64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<i64>,
     /// W3C trace context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     /// What happened, in the shape that `dataschema` names.
+    #[schemars(schema_with = "anything")]
     pub data: Value,
 }
 

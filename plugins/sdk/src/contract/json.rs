@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor},
@@ -30,6 +31,11 @@ pub fn parse(body: &[u8]) -> Result<Value, Problem> {
         let detail = format!("the body cannot be read: {what} (line {}, column {})", error.line(), error.column());
         Problem::new(ProblemKind::InvalidJson, detail)
     })
+}
+
+/// The schema of a place where any JSON may be, null included: every generator of code takes it for that.
+pub(super) fn anything(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["object", "array", "string", "number", "boolean", "null"] })
 }
 
 const DUPLICATE: &str = "a member appears twice";

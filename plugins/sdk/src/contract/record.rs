@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{CommunitySlug, Name, Problem, Timestamp};
+use super::{CommunitySlug, Name, Problem, Timestamp, json::anything};
 
 /// Who asked, in the words of an identity provider.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +47,7 @@ pub struct InstanceRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub community_platform_id: Option<String>,
     /// The config, defaults filled in, secrets masked.
+    #[schemars(schema_with = "anything")]
     pub config: Value,
     /// When it was enabled.
     pub created_at: Timestamp,
@@ -105,8 +106,10 @@ pub struct ProcessRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// What it was started with, defaults filled in.
+    #[schemars(schema_with = "anything")]
     pub parameters: Value,
     /// The outcome so far; final once the status is `completed`. `null` before there is one.
+    #[schemars(schema_with = "anything")]
     pub outcome: Value,
     /// What went wrong on the way without ending it; empty when all is well.
     pub errors: Vec<Problem>,
@@ -120,6 +123,7 @@ pub struct ProcessRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback_url: Option<String>,
     /// Counts the changes of this record from 1; the `sequence` of its events.
+    #[schemars(range(min = 1, max = 9_007_199_254_740_991_i64))]
     pub version: i64,
     /// When it was started.
     pub created_at: Timestamp,

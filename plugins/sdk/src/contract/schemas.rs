@@ -1,6 +1,6 @@
 //! The published JSON Schemas of everything on the wire, made from the types and used to check what comes in.
 //!
-//! Schemas of plugins' own parameters are in their manifests, not here. Up: [`super::Command::decode`]. Down:
+//! Schemas of plugins' own parameters are in [`crate::Manifest::schemas`]. Up: [`super::Command::decode`]. Down:
 //! [`crate::schema::Schema`], which does the checking.
 
 use std::{
@@ -18,20 +18,22 @@ use super::{
     InstanceRecord, PlatformEvent, PluginDisable, PluginEnable, Poll, Problem, ProblemKind, ProcessClose,
     ProcessRecord, ProcessStart, Tick, WebhookCommand, event::SCHEMA_BASE,
 };
-use crate::schema::{Schema, Unknown};
+use crate::schema::{self, Schema, Unknown, bound, integral, summary};
 
 /// Checks a command body against its published schema, then reads it.
 ///
 /// # Errors
 /// A problem `invalid-command` that lists every violation.
-pub fn read<T: DeserializeOwned + JsonSchema + 'static>(value: Value) -> Result<T, Problem> {
-    let violations = of::<T>().violations(&value, "");
+pub fn read<T: DeserializeOwned + JsonSchema + 'static>(mut value: Value) -> Result<T, Problem> {
+    integral(&mut value);
+    let mut violations = of::<T>().violations(&value, "");
     if violations.is_empty() {
-        return serde_json::from_value(value).map_err(|error| {
-            Problem::new(ProblemKind::InvalidCommand, format!("the body cannot be read as a command: {error}"))
-        });
+        match schema::read(value, "") {
+            Ok(read) => return Ok(read),
+            Err(refused) => violations.push(refused),
+        }
     }
-    let detail = "the body breaks the schema of this command; `errors` names each place";
+    let detail = summary("the body of this command", &violations);
     Err(Problem::new(ProblemKind::InvalidCommand, detail).with_errors(violations))
 }
 
@@ -56,7 +58,9 @@ pub fn published() -> Vec<(&'static str, Value)> {
     fn entry<T: JsonSchema>(name: &'static str) -> (&'static str, Value) {
         let mut schema = schemars::schema_for!(T);
         schema.insert("$id".to_owned(), Value::from(format!("{SCHEMA_BASE}{name}.json")));
-        (name, schema.to_value())
+        let mut schema = schema.to_value();
+        bound(&mut schema);
+        (name, schema)
     }
     vec![
         entry::<CommunityApply>("community-apply"),

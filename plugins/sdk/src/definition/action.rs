@@ -11,7 +11,7 @@ use crate::{
     Action, Call, Effect, Error, Handling, Plugin, RegistrationError, Result, Steps,
     contract::{Name, Problem, ProblemKind},
     registrar::{answer_schema, object_schema},
-    schema::Schema,
+    schema::{Schema, read},
 };
 
 /// An action, ready to be called.
@@ -79,7 +79,7 @@ impl ActionDefinition {
     /// # Errors
     /// A problem `invalid-parameters` that names every violation.
     pub fn check(&self, mut parameters: Value) -> Result<Value, Problem> {
-        check(&self.parameters, &mut parameters, "/parameters", ProblemKind::InvalidParameters, "parameters")?;
+        check(&self.parameters, &mut parameters, "/parameters", ProblemKind::InvalidParameters, "the parameters")?;
         Ok(parameters)
     }
 
@@ -102,11 +102,11 @@ fn run<P: Plugin, A: Action<P>>(
     parameters: Value,
 ) -> Handling<Value> {
     handling!(P, declared, call, |cx| {
-        let action: A = serde_json::from_value(parameters).map_err(|error| {
-            Error::Rejected(Box::new(unreadable(&error, "/parameters", ProblemKind::InvalidParameters, "parameters")))
+        let action: A = read(parameters, "/parameters").map_err(|refused| {
+            Error::Rejected(Box::new(unreadable(refused, ProblemKind::InvalidParameters, "the parameters")))
         })?;
         let answer = serde_json::to_value(action.run(cx).await?)?;
-        check_answer(&output, &answer, "output of the action")?;
+        check_answer(&output, &answer, "the output of the action")?;
         Ok(answer)
     })
 }

@@ -90,16 +90,3 @@ impl fmt::Debug for LoadedConfig {
         f.debug_struct("LoadedConfig").field("platform_id", &self.platform_id).finish_non_exhaustive()
     }
 }
-
-/// What serde says, without the value that it repeats: `invalid type: string "hunter2", expected u64` may tell a secret.
-pub(crate) fn without_values(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let repeats = ["invalid type", "invalid value", "invalid length", "unknown variant"];
-    match repeats.iter().find(|start| text.starts_with(**start)) {
-        Some(start) => {
-            let expected = text.rfind(", expected").map_or("", |at| &text[at..]);
-            format!("{start}{expected}")
-        }
-        None => text,
-    }
-}

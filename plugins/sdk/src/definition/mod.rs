@@ -34,20 +34,20 @@ use std::{
 
 use serde_json::Value;
 
+pub(crate) use self::told::Told;
 pub use self::{action::ActionDefinition, config::LoadedConfig, process::ProcessDefinition};
-pub(crate) use self::{config::without_values, told::Told};
 use crate::{
     Call, Concerns, Error, Handling, Manifest, Plugin, Registrar, RegistrationError, Result, Webhook,
     contract::{Name, Problem, ProblemKind, Violation},
     registrar::Registered,
-    schema::Schema,
+    schema::{Schema, integral, read, summary},
 };
 
 /// The types of the events that a plugin has registered.
 pub(crate) type Declared = Arc<BTreeSet<&'static str>>;
 
 /// What reading a config gives: the typed config, and the platform's id of the community.
-type ReadConfig = fn(Value) -> serde_json::Result<(Arc<dyn Any + Send + Sync>, Option<String>)>;
+type ReadConfig = fn(Value, &str) -> std::result::Result<(Arc<dyn Any + Send + Sync>, Option<String>), Violation>;
 
 /// A plugin, ready to be called.
 pub struct PluginDefinition {
@@ -97,8 +97,8 @@ impl PluginDefinition {
             actions,
             processes,
             tick_every: P::tick_every().map(|every| every.max(BEAT)),
-            read_config: |value| {
-                let config: P::Config = serde_json::from_value(value)?;
+            read_config: |value, base| {
+                let config: P::Config = read(value, base)?;
                 let platform_id = P::community_platform_id(&config);
                 Ok((Arc::new(config), platform_id))
             },
@@ -144,9 +144,9 @@ impl PluginDefinition {
     /// # Errors
     /// A problem `invalid-config` that names every violation and repeats no value.
     pub fn load_config(&self, mut config: Value, base: &str) -> Result<LoadedConfig, Problem> {
-        check(&self.config, &mut config, base, ProblemKind::InvalidConfig, "config")?;
-        let (typed, platform_id) = (self.read_config)(config.clone())
-            .map_err(|error| unreadable(&error, base, ProblemKind::InvalidConfig, "config"))?;
+        check(&self.config, &mut config, base, ProblemKind::InvalidConfig, "the config")?;
+        let (typed, platform_id) = (self.read_config)(config.clone(), base)
+            .map_err(|refused| unreadable(refused, ProblemKind::InvalidConfig, "the config"))?;
         let secrets = self.config.secret_places(&config);
         Ok(LoadedConfig::new(config, platform_id, typed, &secrets))
     }
@@ -243,22 +243,21 @@ impl fmt::Debug for PluginDefinition {
 /// How often the scheduler looks for what is due; nothing comes due more often.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Fills in defaults, then names everything that is wrong.
+/// Settles what the numbers are and fills in defaults, then names everything that is wrong.
 fn check(schema: &Schema, value: &mut Value, base: &str, kind: ProblemKind, what: &str) -> Result<(), Problem> {
+    integral(value);
     schema.fill_defaults(value);
     let violations = schema.violations(value, base);
     if violations.is_empty() {
         return Ok(());
     }
-    let detail = format!("the schema of the {what} does not hold; `errors` names each place");
-    Err(Problem::new(kind, detail).with_errors(violations))
+    Err(Problem::new(kind, summary(what, &violations)).with_errors(violations))
 }
 
 /// The schema let something pass that the type refuses.
-fn unreadable(error: &serde_json::Error, base: &str, kind: ProblemKind, what: &str) -> Problem {
-    let message = without_values(error);
-    let violation = Violation { pointer: base.to_owned(), keyword: "type".to_owned(), message };
-    Problem::new(kind, format!("the {what} cannot be read by the plugin")).with_errors(vec![violation])
+fn unreadable(refused: Violation, kind: ProblemKind, what: &str) -> Problem {
+    let violations = vec![refused];
+    Problem::new(kind, summary(what, &violations)).with_errors(violations)
 }
 
 /// An answer that breaks its own schema is the plugin's fault, and no driver shall have to cope with it.
@@ -267,6 +266,6 @@ fn check_answer(schema: &Schema, answer: &Value, what: &str) -> Result<()> {
     if violations.is_empty() {
         return Ok(());
     }
-    let detail = format!("the {what} breaks its own schema; `errors` names each place");
+    let detail = format!("the plugin breaks its own schema: {}", summary(what, &violations));
     Err(Error::Failed(Box::new(Problem::new(ProblemKind::InvalidOutput, detail).with_errors(violations))))
 }

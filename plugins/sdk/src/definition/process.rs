@@ -6,13 +6,14 @@ use std::{fmt, sync::Arc};
 
 use serde_json::Value;
 
-use super::{BEAT, Declared, check, check_answer, unreadable, without_values};
+use super::{BEAT, Declared, check, check_answer, unreadable};
 use crate::{
     Call, Cx, Error, Handling, Plugin, Process, Progress, RegistrationError, Result, Snapshot, StartedProcess,
     SteppedProcess, Webhook,
     contract::{Name, Problem, ProblemKind},
+    environment::whole_millis,
     registrar::{answer_schema, object_schema},
-    schema::Schema,
+    schema::{Schema, of_reader, read},
 };
 
 /// A process, ready to be called.
@@ -81,7 +82,7 @@ impl ProcessDefinition {
     /// # Errors
     /// A problem `invalid-parameters` that names every violation.
     pub fn check(&self, mut parameters: Value) -> Result<Value, Problem> {
-        check(&self.parameters, &mut parameters, "/parameters", ProblemKind::InvalidParameters, "parameters")?;
+        check(&self.parameters, &mut parameters, "/parameters", ProblemKind::InvalidParameters, "the parameters")?;
         Ok(parameters)
     }
 
@@ -117,8 +118,8 @@ fn start<P: Plugin, S: Process<P>>(
     parameters: Value,
 ) -> Handling<StartedProcess> {
     handling!(P, declared, call, |cx| {
-        let parameters: S::Parameters = serde_json::from_value(parameters).map_err(|error| {
-            Error::Rejected(Box::new(unreadable(&error, "/parameters", ProblemKind::InvalidParameters, "parameters")))
+        let parameters: S::Parameters = read(parameters, "/parameters").map_err(|refused| {
+            Error::Rejected(Box::new(unreadable(refused, ProblemKind::InvalidParameters, "the parameters")))
         })?;
         let started = S::start(cx, parameters).await?;
         let progress = checked(started.progress.try_map(|outcome| outcome)?, &outcome)?;
@@ -137,7 +138,7 @@ fn step<P: Plugin, S: Process<P>>(
         let mut process: S = serde_json::from_value(state).map_err(|error| {
             Error::failed(format!(
                 "the stored state of the process cannot be read by this version of the plugin: {}",
-                without_values(&error)
+                of_reader(&error)
             ))
         })?;
         let progress = match &step {
@@ -152,7 +153,7 @@ fn step<P: Plugin, S: Process<P>>(
 
 fn checked(progress: Progress<Value>, schema: &Schema) -> Result<Progress<Value>> {
     if let Some(outcome) = progress.outcome() {
-        check_answer(schema, outcome, "outcome of the process")?;
+        check_answer(schema, outcome, "the outcome of the process")?;
     }
     Ok(progress)
 }
@@ -161,7 +162,7 @@ fn snapshot<P: Plugin, S: Process<P>>(process: &S, cx: &Cx<P>) -> Result<Snapsho
     let poll_every = process.poll_every().unwrap_or_else(P::poll_every).max(BEAT);
     Ok(Snapshot {
         state: serde_json::to_value(process)?,
-        closes_at: process.closes_at(),
+        closes_at: process.closes_at().map(whole_millis),
         poll_every: (!cx.nothing_to_poll()).then_some(poll_every),
         webhook_key: process.webhook_key(),
     })

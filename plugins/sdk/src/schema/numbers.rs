@@ -1,0 +1,160 @@
+//! One kind of number: what JSON Schema calls an integer is one for the reader, too, and no schema promises more than the
+//! reader takes.
+//!
+//! For JSON Schema `1.0`, `1e1` and `-0` are integers, for the reader of a Rust integer they are none, and a schema that is
+//! made from an `i64` does not say where an `i64` ends. Up: [`super::Schema`] and everything that is published. Down: the
+//! types that a checked document is read into.
+
+use serde_json::{Number, Value};
+
+/// Rust's integers by the names that schemars gives them.
+const INTEGERS: [(&str, i128, i128); 10] = [
+    ("int8", i8::MIN as i128, i8::MAX as i128),
+    ("int16", i16::MIN as i128, i16::MAX as i128),
+    ("int32", i32::MIN as i128, i32::MAX as i128),
+    ("int64", i64::MIN as i128, i64::MAX as i128),
+    ("int", i64::MIN as i128, i64::MAX as i128),
+    ("uint8", 0, u8::MAX as i128),
+    ("uint16", 0, u16::MAX as i128),
+    ("uint32", 0, u32::MAX as i128),
+    ("uint64", 0, u64::MAX as i128),
+    ("uint", 0, u64::MAX as i128),
+];
+
+/// Those of these names that are registered (<https://spec.openapis.org/registry/format/>) and that validators know.
+const REGISTERED: [&str; 2] = ["int32", "int64"];
+
+/// The largest integer that every reader of JSON keeps exactly (RFC 8259, section 6).
+pub const LARGEST_EXACT: u64 = (1 << 53) - 1;
+
+/// Writes each number without a fraction as an integer, where there is one that is exactly the same.
+pub fn integral(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(integer) = number.as_f64().filter(|_| number.is_f64()).and_then(exact) {
+                *number = integer;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(integral),
+        Value::Object(members) => members.values_mut().for_each(integral),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "both bounds are checked before")]
+fn exact(number: f64) -> Option<Number> {
+    /// The first number that is too large for an `i64`.
+    const END: f64 = 9_223_372_036_854_775_808.0;
+    if number.fract() != 0.0 || number < -END || number >= 2.0 * END {
+        return None;
+    }
+    Some(if number < END { Number::from(number as i64) } else { Number::from(number as u64) })
+}
+
+/// Says of every integer in a schema where it ends, and takes away the names of formats that nobody has registered.
+pub fn bound(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            members.values_mut().for_each(bound);
+            let format = members.get("format").and_then(Value::as_str);
+            let Some((name, least, most)) = INTEGERS.into_iter().find(|(name, ..)| Some(*name) == format) else {
+                return;
+            };
+            if !REGISTERED.contains(&name) {
+                members.remove("format");
+            }
+            for (keyword, exclusive, limit) in
+                [("minimum", "exclusiveMinimum", least), ("maximum", "exclusiveMaximum", most)]
+            {
+                let limit = Number::from_i128(limit).expect("it is within i64 and u64");
+                if !members.contains_key(exclusive) {
+                    members.entry(keyword).or_insert(Value::Number(limit));
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(bound),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::super::{Schema, Unknown};
+    use super::*;
+
+    /// One of each integer, so that every bound is met.
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[expect(dead_code, reason = "only read")]
+    struct Integers {
+        a: Option<i8>,
+        b: Option<i16>,
+        c: Option<i32>,
+        d: Option<i64>,
+        e: Option<isize>,
+        f: Option<u8>,
+        g: Option<u16>,
+        h: Option<u32>,
+        i: Option<u64>,
+        j: Option<usize>,
+        k: Option<std::num::NonZeroU16>,
+        l: Vec<i64>,
+    }
+
+    /// Numbers as strangers write them: at every bound, beside it, with fractions and exponents.
+    fn number() -> impl Strategy<Value = String> {
+        let edge =
+            prop::sample::select(INTEGERS.iter().flat_map(|(_, least, most)| [*least, *most]).collect::<Vec<_>>());
+        prop_oneof![
+            (edge, -2_i128..=2).prop_map(|(edge, beside)| (edge + beside).to_string()),
+            (-3_i64..=300, 0..3_usize).prop_map(|(number, zeros)| format!("{number}.{}", "0".repeat(zeros + 1))),
+            (-40_i64..=40, -2..=22_i32).prop_map(|(number, exponent)| format!("{number}e{exponent}")),
+            Just("-0".to_owned()),
+            Just("-0.0".to_owned()),
+            any::<f64>().prop_filter("finite", |number| number.is_finite()).prop_map(|number| format!("{number:e}")),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn what_the_schema_takes_the_reader_takes_and_nothing_else(member in "[a-k]", number in number(), in_list in any::<bool>()) {
+            let schema = Schema::of::<Integers>(Unknown::Refused).expect("it compiles");
+            let text = if in_list { format!("{{\"l\":[{number}]}}") } else { format!("{{\"l\":[],\"{member}\":{number}}}") };
+            let Ok(written) = serde_json::from_str::<Value>(&text) else { return Ok(()) };
+            let mut value = written.clone();
+            integral(&mut value);
+            let accepted = schema.violations(&value, "").is_empty();
+            prop_assert_eq!(accepted, schema.violations(&written, "").is_empty(), "{} means another thing", text);
+            let read = serde_json::from_value::<Integers>(value);
+            prop_assert_eq!(accepted, read.is_ok(), "{}: {:?}", text, read.err());
+        }
+    }
+
+    #[test]
+    fn a_number_stays_what_it_is() {
+        for (written, kept) in [
+            ("1.0", "1"),
+            ("1e1", "10"),
+            ("-0", "0"),
+            ("1.5", "1.5"),
+            ("1e300", "1e+300"),
+            ("1e19", "10000000000000000000"),
+        ] {
+            let mut value: Value = serde_json::from_str(written).expect("JSON");
+            integral(&mut value);
+            assert_eq!(value.to_string(), kept);
+        }
+    }
+
+    #[test]
+    fn formats_that_nobody_registered_are_gone_and_their_bounds_are_there() {
+        let mut schema = json!({"type": "integer", "format": "uint16", "minimum": 1});
+        bound(&mut schema);
+        assert_eq!(schema, json!({"type": "integer", "minimum": 1, "maximum": 65535}));
+    }
+}
