@@ -87,13 +87,14 @@ pub enum Destination {
     Dead,
 }
 
-/// Whether replies may be sent to this queue: a driver's own queue, or direct reply-to. Other names that begin with
-/// `amq.` belong to the broker, and an empty one would publish under the default exchange's own rules.
+/// Whether replies may be sent to this queue: a driver's own queue, one whose name the broker made up for it (`amq.gen-…`), or
+/// direct reply-to. Other names that begin with `amq.` belong to the broker, and an empty one would publish under the
+/// default exchange's own rules.
 ///
 /// <https://www.rabbitmq.com/docs/direct-reply-to>
 #[must_use]
 pub fn is_reply_queue(queue: &str) -> bool {
-    !queue.is_empty() && (!queue.starts_with("amq.") || is_direct_reply(queue))
+    !queue.is_empty() && (!queue.starts_with("amq.") || queue.starts_with("amq.gen-") || is_direct_reply(queue))
 }
 
 /// Whether this is a client's channel in the guise of a queue.
@@ -249,10 +250,10 @@ mod tests {
 
     #[test]
     fn replies_go_to_a_drivers_own_queue_or_by_direct_reply_to() {
-        for good in ["my-queue", "amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to.g1h2.abc=="] {
+        for good in ["my-queue", "amq.gen-JzTY20BRgKO", "amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to.g1h2.abc=="] {
             assert!(is_reply_queue(good), "{good}");
         }
-        for bad in ["", "amq.gen-x", "amq.topic", "amq."] {
+        for bad in ["", "amq.genuine", "amq.topic", "amq.", "amq.rabbitmq.trace"] {
             assert!(!is_reply_queue(bad), "{bad}");
         }
     }

@@ -17,7 +17,7 @@ use super::{
     wait::{self, DUE_HEADER},
 };
 use crate::{
-    bus::{ATTEMPT_HEADER, EXPIRES_HEADER, Message},
+    bus::{ATTEMPT_HEADER, EXPIRES_HEADER, Message, is_reply_queue},
     store::{InboxEntry, OutboxEvent},
 };
 
@@ -38,7 +38,9 @@ pub(super) struct Envelope {
     /// SHA-256 of routing key and body, or its size where that is too large: the same key with another fingerprint is a
     /// conflict.
     pub(super) fingerprint: [u8; 32],
-    /// What the driver recognises its answer by: its `correlation_id`, else its `message_id`.
+    /// Its `message_id` where that is not usable as a key, as far as it can be shown.
+    unusable_id: Option<String>,
+    /// What the driver recognises its answer by: its `correlation_id`, else its `message_id`, usable or not.
     pub(super) correlation_id: Option<String>,
     /// The queue that wants the answer besides the events exchange.
     pub(super) reply_to: Option<String>,
@@ -124,14 +126,15 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         .get("traceparent")
         .and_then(|text| TraceParent::parse(text))
         .unwrap_or_else(|| TraceParent::from_random(random.random(), random.random()));
-    let mut problem = None;
-    let message_id = match properties.message_id.as_deref().map(MessageId::new) {
+    let (mut problem, mut unusable_id) = (None, None);
+    let message_id = match properties.message_id.as_deref() {
         None => None,
-        Some(Ok(id)) => Some(id),
-        Some(Err(error)) => {
-            problem = Some(Problem::new(ProblemKind::InvalidProperty, format!("{error}; a UUID is best")));
-            None
-        }
+        Some(given) => MessageId::new(given)
+            .inspect_err(|_| {
+                problem = Some(Problem::new(ProblemKind::InvalidProperty, unusable(given)));
+                unusable_id = Some(given).filter(|id| !id.is_empty() && !id.contains(char::is_control));
+            })
+            .ok(),
     };
     let reply_to = properties.reply_to.clone().filter(|queue| !queue.is_empty());
     let user = properties.user_id.as_deref().filter(|user| !user.is_empty());
@@ -165,9 +168,13 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
             }
             None => fingerprint(&message.routing_key, &message.body),
         },
-        correlation_id: properties.correlation_id.clone().or_else(|| message_id.as_ref().map(MessageId::to_string)),
+        correlation_id: properties
+            .correlation_id
+            .clone()
+            .or_else(|| message_id.as_ref().map(MessageId::as_str).or(unusable_id).map(str::to_owned)),
         key_of: if hook.is_some() { KeyOf::Platform } else { KeyOf::Sender },
         message_id: message_id.or(hook),
+        unusable_id: unusable_id.map(str::to_owned),
         reply_to,
         trace: trace.child(random.random()),
         attempt: properties.headers.get(ATTEMPT_HEADER).and_then(|count| count.parse().ok()).unwrap_or(1).max(1),
@@ -225,10 +232,21 @@ fn webhook_key(command: &Result<Command, Problem>) -> Option<MessageId> {
     Some(MessageId::new(&id.to_string()).expect("a UUID is visible ASCII"))
 }
 
+/// What is wrong with a `message_id`: its kind, for its sender may not know what their client has made of it.
+fn unusable(id: &str) -> String {
+    let is = match id.chars().find(|c| !c.is_ascii_graphic()) {
+        _ if id.is_empty() => "is empty".to_owned(),
+        None => format!("has {} characters", id.len()),
+        Some(' ') => "holds a space".to_owned(),
+        Some(c) if c.is_control() => "holds a control character".to_owned(),
+        Some(_) => "holds a character beyond ASCII".to_owned(),
+    };
+    format!("message_id {is}; it must be 1 to 128 visible ASCII characters, and a UUID is best")
+}
+
 fn check_reply_to(queue: String, limits: &Limits, user: Option<&str>) -> Result<String, Problem> {
-    let direct = queue.starts_with("amq.rabbitmq.reply-to");
     let ours = queue.strip_prefix(&limits.prefix).is_some_and(|rest| rest.starts_with('.'));
-    if queue.len() > 255 || (queue.starts_with("amq.") && !direct) || ours {
+    if queue.len() > 255 || !is_reply_queue(&queue) || ours {
         let detail = "reply_to must be a queue of your own or amq.rabbitmq.reply-to, of at most 255 bytes";
         return Err(Problem::new(ProblemKind::InvalidReplyTo, detail));
     }
@@ -306,7 +324,10 @@ impl Envelope {
     /// Whether anybody could recognise an answer to this command.
     #[must_use]
     pub(super) fn is_answerable(&self) -> bool {
-        self.message_id.is_some() || self.correlation_id.is_some() || self.reply_to.is_some()
+        self.message_id.is_some()
+            || self.unusable_id.is_some()
+            || self.correlation_id.is_some()
+            || self.reply_to.is_some()
     }
 
     /// Where events of this command happen, seen from this plugin.
@@ -316,7 +337,12 @@ impl Envelope {
             community: self.community.clone(),
             plugin: plugin.cloned(),
             correlation_id: self.correlation_id.clone(),
-            causation_id: self.message_id.as_ref().map(MessageId::to_string),
+            causation_id: self
+                .message_id
+                .as_ref()
+                .map(MessageId::as_str)
+                .or(self.unusable_id.as_deref())
+                .map(str::to_owned),
             traceparent: Some(self.trace.to_string()),
             time,
         }

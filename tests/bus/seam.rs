@@ -318,7 +318,7 @@ async fn a_reply_reaches_the_queue_that_asked_for_it(rig: Rig) {
 
 async fn a_reply_to_a_queue_of_the_brokers_or_of_nobody_is_unrouted(rig: Rig) {
     let too_long = "q".repeat(300);
-    for queue in ["", "amq.topic", "amq.gen-secret", "no-such-queue", too_long.as_str()] {
+    for queue in ["", "amq.topic", "amq.genuine", "amq.gen-nobodys", "no-such-queue", too_long.as_str()] {
         let reply =
             Outgoing { to: Destination::Reply { queue: queue.to_owned() }, message: message("some.key", "answer") };
         assert_eq!(publish(&rig, vec![reply]).await, [Published::Unrouted], "{queue}");

@@ -45,7 +45,8 @@ class Driver:
         self.event_queue = self._queue("events")
         self.channel.queue_bind(self.event_queue, f"{prefix}.events", "#")
         self.channel.basic_consume(self.event_queue, self._on_event, auto_ack=True)
-        self.reply_queue = self._queue("replies")
+        # As every tutorial of RPC makes it: the broker finds the name, `amq.gen-…`.
+        self.reply_queue = self.channel.queue_declare("", exclusive=True).method.queue
         self.channel.basic_consume(self.reply_queue, self._on_reply, auto_ack=True)
         self.channel.basic_consume(DIRECT_REPLY, self._on_reply, auto_ack=True)
 
@@ -110,7 +111,7 @@ class Driver:
         return found
 
     def _queue(self, what: str) -> str:
-        """A queue with a name of our own: one that the broker names begins with `amq.`, and gets no replies."""
+        """A queue with a name of our own."""
         name = f"driver-{uuid.uuid4()}.{what}"
         self.channel.queue_declare(name, exclusive=True)
         return name

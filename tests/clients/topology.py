@@ -6,11 +6,11 @@ STEPS = ("1s", "5s", "30s", "2m", "10m")
 
 
 def exchanges(prefix: str) -> list[str]:
-    names = ["commands", "events", "unrouted", "dead", *(f"delay.{step}" for step in STEPS)]
+    names = ["commands", "events", "unrouted", "dead", "expired", "kept", *(f"delay.{step}" for step in STEPS)]
     return [f"{prefix}.{name}" for name in names]
 
 
 def queues(prefix: str, plugins: Iterable[str]) -> list[str]:
-    names = ["core", "unrouted", "dead", *(f"delay.{step}" for step in STEPS)]
+    names = ["core", "unrouted", "expired", "dead", *(f"delay.{step}" for step in STEPS)]
     names += [f"{kind}.{plugin}" for plugin in plugins for kind in ("plugin", "poll")]
     return [f"{prefix}.{name}" for name in names]

@@ -65,10 +65,10 @@ fn forbidden(prefix: &str, queues: &Queues) -> Vec<Command> {
     let ours =
         ["commands", "events", "unrouted", "dead", "core", "delay.1s", "plugin.puppet", "poll.puppet", "driver", ""];
     let mut anybody: Vec<_> = ours.iter().map(|name| format!("{prefix}.{name}")).collect();
-    anybody.extend(["amq.topic", "amq.direct", "amq.", "amq.rabbitmq.trace", "amq.gen-x"].map(str::to_owned));
-    anybody.push(queues.nameless.clone());
+    anybody.extend(["amq.topic", "amq.direct", "amq.", "amq.rabbitmq.trace"].map(str::to_owned));
     let mut bound = anybody.clone();
-    bound.extend([&queues.others, &queues.free].map(Clone::clone));
+    bound.extend([&queues.others, &queues.free, &queues.nameless].map(Clone::clone));
+    bound.push("amq.gen-x".to_owned());
     bound.extend(["guest", "guest-2.x", ".guest", "#", " guest.x"].map(str::to_owned));
     let anybody = anybody.iter().map(|queue| answered_at(queue, None));
     anybody.chain(bound.iter().map(|queue| answered_at(queue, Some(DRIVER)))).collect()

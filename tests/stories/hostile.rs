@@ -143,7 +143,7 @@ story! {
         let prefix = world.prefix.clone();
         let ours = ["commands", "events", "unrouted", "dead", "core", "delay.1s", "plugin.puppet", "poll.puppet"];
         let mut refused: Vec<String> = ours.iter().map(|name| format!("{prefix}.{name}")).collect();
-        refused.extend(["amq.topic", "amq.direct", "amq.gen-x", "amq.", "amq.rabbitmq.trace"].map(str::to_owned));
+        refused.extend(["amq.topic", "amq.direct", "amq.genuine", "amq.", "amq.rabbitmq.trace"].map(str::to_owned));
         for queue in refused {
             let mut command = World::act("pure-act", "never runs", &[]);
             command.properties.reply_to = Some(queue.clone());
