@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs::{self, File, TryLockError},
     io::ErrorKind,
     path::PathBuf,
     sync::{
@@ -15,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use metagov_sdk::{Environment, contract::Name};
+use metagov_sdk::{Environment, HttpClient, contract::Name};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -173,7 +174,7 @@ impl App {
         self.check_plugin_concurrency()?;
         let parts = Parts {
             registry: Arc::clone(&self.registry),
-            host: Host::new(Environment::system(), self.vault.clone()),
+            host: Host::new(environment(&self.config), self.vault.clone()),
             bus: self.bus.clone(),
             store: self.store.clone(),
             tenancy: Tenancy::new(&self.config.tenancy, service_users(&self.config)?),
@@ -263,7 +264,7 @@ pub fn open_vault(config: &Config) -> anyhow::Result<Vault> {
         return Ok(Vault::new(&KeyEntry::parse_secrets(&config.secrets.keys).context("secrets.keys")?));
     }
     let path = config.data_dir.join(KEYS);
-    let text = match std::fs::read_to_string(&path) {
+    let text = match fs::read_to_string(&path) {
         Ok(text) => SecretString::from(text),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vault::default()),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -272,12 +273,42 @@ pub fn open_vault(config: &Config) -> anyhow::Result<Vault> {
     Ok(Vault::new(&KeyEntry::parse_all(entries).with_context(|| path.display().to_string())?))
 }
 
+/// What plugins are given of the world; their HTTP reaches what the settings allow.
+fn environment(config: &Config) -> Environment {
+    Environment { http: HttpClient::new(config.egress.policy()), ..Environment::system() }
+}
+
 /// Whether the bus can tell who sends a command, where the settings ask for that.
 fn refuse_unknown_senders(config: &Config) -> anyhow::Result<()> {
     if config.tenancy.required && bus::Login::of(&config.broker.url)?.is_none() {
         bail!("tenancy.required needs a broker that knows who sends a command; the bus in memory has no users");
     }
     Ok(())
+}
+
+/// Takes the data directory for this `metagov dev`, for as long as the answer is kept: a lock of the operating system, which
+/// ends with the process however that ends. Nothing is made where the settings cannot be used.
+///
+/// # Errors
+/// Where another process has it, or the directory cannot be written.
+pub fn lock_data_dir(config: &Config) -> anyhow::Result<Option<File>> {
+    refuse_unknown_senders(config)?;
+    let dir = &config.data_dir;
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let path = dir.join("dev.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another `metagov dev` runs on {}; end it, or set METAGOV__DATA_DIR", dir.display())
+        }
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+            warn!(%error, "this file system has no locks: see to it that no other `metagov dev` runs on it");
+            Ok(None)
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
 }
 
 /// Makes a key for a `metagov dev` that has none, so that it needs no settings.
@@ -348,7 +379,7 @@ pub async fn run_dev(app: App, shutdown: Shutdown, ready: impl FnOnce(&DevReady)
     let finished = app.finish(&shutdown).await;
     serving.abort();
     // Whoever comes now must not look for a service that has ended.
-    let _ = std::fs::remove_file(&file);
+    let _ = fs::remove_file(&file);
     finished
 }
 

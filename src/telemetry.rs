@@ -56,7 +56,14 @@ pub fn parse_filter(filter: &str) -> Result<EnvFilter, InvalidFilter> {
 /// Whether stderr may be coloured: it is a terminal, and <https://no-color.org> is not asked for.
 #[must_use]
 pub fn coloured() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    io::stderr().is_terminal() && colours_wanted()
+}
+
+/// Whether the environment lets a terminal be coloured: <https://no-color.org>, and terminals that cannot.
+#[must_use]
+pub fn colours_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Starts logging for the whole process; called once, by `main`.

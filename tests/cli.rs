@@ -93,6 +93,9 @@ fn wrong_usage_is_exit_code_2() {
         (&["uncertain", "mark-done", "no-uuid"], "invalid value"),
         (&["uncertain", "list", "--since", "60"], "with a unit"),
         (&["uncertain", "mark-done", UNKNOWN, "--output", "{"], "must be JSON"),
+        (&["process", "list", "-c", "demo", "--limit", "18446744073709551615"], "1..=10000"),
+        (&["process", "list", "-c", "demo", "--limit", "0"], "1..=10000"),
+        (&["community", "list", "--timeout", "18446744073709551615h"], "with a unit"),
     ];
     for (arguments, words) in cases {
         shell.run(arguments).assert_refused(2, words);
@@ -119,7 +122,9 @@ fn with_json_an_error_is_an_object_too() {
     let shell = Shell::new();
     let ran = shell.run(&["plugins", "show", "randomnes", "--json"]);
     assert_eq!(ran.code, 3);
-    assert_eq!(ran.object()["problem"]["type"], "https://metagov.org/problems/unknown-plugin");
+    let error = &ran.object()["error"];
+    assert_eq!(error["problem"]["type"], "https://metagov.org/problems/unknown-plugin");
+    assert_eq!((&error["exit_code"], &error["message"]), (&3.into(), &error["problem"]["detail"]));
     let ran = shell.run(&["--json", "events", "tail"]);
     assert_eq!((ran.code, &ran.object()["error"]["exit_code"]), (5, &5.into()));
 }
@@ -179,6 +184,47 @@ fn a_dev_that_is_gone_is_exit_code_5() {
     let ran = shell.run(&["events", "tail"]);
     ran.assert_refused(5, "`metagov dev` (process 7) does not answer at 127.0.0.1:1");
     assert!(!ran.stderr.contains("hunter2"));
+}
+
+#[test]
+fn a_port_that_takes_connections_and_is_silent_holds_nobody_up() {
+    let shell = Shell::new();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("it is bound");
+    fs::create_dir(shell.path().join("data")).expect("the directory is ours");
+    shell.write("data/dev.json", &format!(r#"{{"address": "{address}", "token": "hunter2", "pid": 7}}"#));
+    shell.run(&["events", "tail"]).assert_refused(5, "does not answer");
+    let shorter: &[&[&str]] = &[
+        &["events", "tail", "--timeout", "100ms"],
+        &["dead", "list", "--timeout", "100ms"],
+        &["topology", "apply", "--timeout", "100ms"],
+        &["action", "run", "randomness.random-int", "-c", "demo", "--timeout", "100ms"],
+        &["action", "run", "randomness.random-int", "-c", "demo", "--wait", "--timeout", "100ms"],
+        &["process", "start", "randomness.delayed-stochastic-vote", "-c", "demo", "--watch", "--timeout", "100ms"],
+    ];
+    for arguments in shorter {
+        shell.run(arguments).assert_refused(4, "100ms");
+    }
+}
+
+#[test]
+fn plugins_reach_this_machine_by_a_word_in_dev_only() {
+    let shell = Shell::new();
+    let role = [("METAGOV__BROKER__URL", "amqp://127.0.0.1:1"), ("METAGOV__EGRESS__ALLOW", "loopback")];
+    shell.run_with(&["worker"], &role).assert_refused(78, "egress.allow: `loopback` is for `metagov dev` only");
+    let wrong = [("METAGOV__EGRESS__ALLOW", "10.1.0.0/16,localhost")];
+    shell.run_with(&["config", "show"], &wrong).assert_refused(78, "egress.allow: each must be `loopback`");
+    let named = [("METAGOV__EGRESS__ALLOW", "127.0.0.1,fd00::/8")];
+    let shown = shell.run_with(&["config", "show", "--json"], &named).object();
+    assert_eq!(shown["egress.allow"], serde_json::json!(["127.0.0.1", "fd00::/8"]));
+}
+
+#[test]
+fn what_a_plugin_answers_decides_and_tells_is_shown_to_people_too() {
+    let shown = Shell::new().run(&["plugins", "show", "randomness"]).stdout;
+    for words in ["random-int (pure)", "answers\n    value", "decides\n    winner", "array of string"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
 }
 
 #[test]
@@ -302,6 +348,9 @@ fn the_published_schemas_are_listed_shown_and_exported() {
     let listed = shell.run(&["schemas", "list", "--json"]).lines();
     let names: Vec<&str> = listed.iter().filter_map(|schema| schema["name"].as_str()).collect();
     assert!(names.contains(&"action") && names.contains(&"event") && names.contains(&"problem"), "{names:?}");
+    for plugin in ["config", "action.random-int.parameters", "process.delayed-stochastic-vote.outcome"] {
+        assert!(names.contains(&format!("randomness.{plugin}").as_str()), "{names:?}");
+    }
     assert!(shell.run(&["schemas", "list"]).stdout.starts_with("NAME"));
 
     let shown = shell.run(&["schemas", "show", "action", "--json"]).object();
@@ -324,6 +373,15 @@ fn the_asyncapi_document_names_the_exchanges_of_the_settings() {
     let exchange = |channel: &str| document["channels"][channel]["bindings"]["amqp"]["exchange"]["name"].clone();
     assert_eq!(document["asyncapi"], "3.0.0");
     assert_eq!((exchange("action"), exchange("action-completed")), ("other.commands".into(), "other.events".into()));
+    let url = [("METAGOV__BROKER__URL", "amqps://me:hunter2@broker.example:5671/one%2Ftwo")];
+    let ran = shell.run_with(&["asyncapi", "--json"], &url);
+    let document = ran.object();
+    let server = &document["servers"]["broker"];
+    assert_eq!((&server["protocol"], &server["host"]), (&"amqps".into(), &"broker.example:5671".into()));
+    assert_eq!(server["pathname"], "/one%2Ftwo");
+    assert!(!ran.stdout.contains("hunter2"));
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(schemas["randomness.action.random-int.output"]["properties"]["value"]["type"], "integer");
     assert!(shell.run(&["asyncapi"]).stdout.contains("\"action.{plugin}.{action}\""));
 }
 

@@ -150,7 +150,8 @@ fn the_exit_code_is_the_outcome_and_every_violation_is_a_line() {
     let ran = dev.run("action run randomness.random-int -c absent --wait --json");
     assert_eq!(ran.code, 3, "{}", ran.stderr);
     let outcome: Value = serde_json::from_str(&ran.stdout).expect("one JSON object");
-    assert_eq!(outcome["problem"]["type"], "https://metagov.org/problems/unknown-community");
+    assert_eq!(outcome["error"]["problem"]["type"], "https://metagov.org/problems/unknown-community");
+    assert_eq!(outcome["error"]["exit_code"], 3);
 
     let outcome = dev.json("action run randomness.random-int -c demo --wait -p low=3 -p high=4 --initiator slack:U1");
     assert_eq!(outcome["output"], json!({ "value": 3 }));
@@ -276,6 +277,128 @@ fn what_was_applied_to_the_broker_is_one_object() {
     assert_eq!(topology, dev.json("topology show"));
     let ran = dev.run("topology apply");
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "everything stands\n"));
+}
+
+#[test]
+fn the_outcome_of_what_nobody_waited_for_is_looked_up_by_its_id() {
+    let dev = Dev::start();
+    dev.enable_randomness();
+    let ran = dev.run("action run randomness.random-int -c demo");
+    let hint = ran.stderr.lines().find_map(|line| line.strip_prefix("its outcome: metagov ")).expect("it says how");
+    let event = loop {
+        let listed = dev.run(&format!("{hint} --json"));
+        assert_eq!(listed.code, 0, "{}", listed.stderr);
+        if !listed.stdout.is_empty() {
+            break serde_json::from_str::<Value>(&listed.stdout).expect("one event");
+        }
+    };
+    assert_eq!(event["type"], "org.metagov.action.completed");
+    assert!(event["data"]["output"]["value"].is_number(), "{event}");
+    let shown = dev.run("events replay -c demo --since 1h --dry-run --json");
+    assert!(shown.stdout.lines().any(|line| line.contains("\"output\"")), "{}", shown.stdout);
+    let lost = dev.run("events replay -c demo --since 1h");
+    assert!(lost.stderr.contains("bind one to metagov.events with the routing key demo.#"), "{}", lost.stderr);
+}
+
+#[test]
+fn a_list_that_is_cut_says_so_and_goes_on_where_it_was_cut() {
+    let dev = Dev::start();
+    dev.enable_randomness();
+    for n in 0..3 {
+        dev.json(&format!("community apply other-{n}"));
+        dev.json("process start randomness.delayed-stochastic-vote -c demo -p options=[\"tea\"] -p delay=60 --wait");
+    }
+    for (list, all) in [("community list", 4), ("process list -c demo", 3), ("events list -c demo", 5)] {
+        let whole = dev.run(&format!("{list} --json"));
+        assert!(whole.stdout.lines().count() == all && whole.stderr.is_empty(), "{list}: {}", whole.stderr);
+        let (mut pages, mut next) = (String::new(), String::new());
+        loop {
+            let page = dev.run(&format!("{list} --limit 2 --json --quiet {next}"));
+            assert_eq!(page.code, 0, "{}", page.stderr);
+            pages.push_str(&page.stdout);
+            match page.stderr.trim().strip_prefix("there are more; the next ones: ") {
+                Some(after) => next = after.to_owned(),
+                None => break,
+            }
+        }
+        assert_eq!(pages, whole.stdout, "{list}");
+    }
+}
+
+#[test]
+fn no_number_is_too_large_to_be_answered() {
+    let dev = Dev::start();
+    dev.enable_randomness();
+    let started =
+        dev.json("process start randomness.delayed-stochastic-vote -c demo -p options=[\"tea\"] -p delay=0 --wait");
+    let id = started["id"].as_str().expect("an id");
+    let lines = [
+        format!("process watch {id} -c demo --timeout"),
+        "action run randomness.random-int -c demo --wait --timeout".to_owned(),
+        "process start randomness.delayed-stochastic-vote -c demo -p options=[\"tea\"] -p delay=0 --watch --timeout"
+            .to_owned(),
+        "community list --timeout".to_owned(),
+        "uncertain list --since".to_owned(),
+        "events list -c demo --since".to_owned(),
+        "events replay -c demo --dry-run --since".to_owned(),
+    ];
+    for line in lines {
+        for number in
+            ["0", "1", "9223372036854775807", "9223372036854775808", "18446744073709551615", "99999999999999999999"]
+        {
+            for unit in ["ms", "s", "m", "h", "d", ""] {
+                let ran = dev.run(&format!("{line} {number}{unit}"));
+                assert!([0, 2, 4].contains(&ran.code), "{line} {number}{unit}: {} {}", ran.code, ran.stderr);
+                assert!(!ran.stderr.contains("panicked"), "{line} {number}{unit}: {}", ran.stderr);
+            }
+        }
+    }
+    for number in ["-1", "0", "1", "10000", "10001", "9223372036854775808", "18446744073709551616"] {
+        for line in [
+            "process list -c demo --limit",
+            "community list --limit",
+            "events list -c demo --limit",
+            "uncertain list --limit",
+        ] {
+            let ran = dev.run(&format!("{line} {number}"));
+            assert!([0, 2].contains(&ran.code), "{line} {number}: {}", ran.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_process_is_watched_for_as_long_as_was_asked_for() {
+    let dev = Dev::start();
+    dev.enable_randomness();
+    let start = "process start randomness.delayed-stochastic-vote -c demo -p options=[\"tea\"] -p delay=60 --watch";
+    let ran = dev.run(&format!("{start} --timeout 3s"));
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(ran.stdout.contains("pending") && ran.stderr.contains("within 3s"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_directory_may_be_named_as_a_url_would_escape_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for name in ["a%2Fb", "what?", "c#d", "e f"] {
+        let data = dir.path().join(name);
+        std::fs::create_dir(&data).expect("the directory is ours");
+        let mut dev = Dev::start_in(tempfile::tempdir_in(&data).expect("it is ours"), "error", Stdio::piped());
+        dev.json("community apply demo");
+        assert_eq!(dev.json("community list")["slug"], "demo");
+        assert_eq!(dev.interrupt(), Some(0));
+    }
+    let absolute = dir.path().join("g%2Fh");
+    let migrated = in_dir(&dir, PROGRAM).arg("migrate").env("METAGOV__DATA_DIR", &absolute).output();
+    assert!(migrated.expect("it was built").status.success() || !absolute.exists());
+}
+
+#[test]
+fn one_directory_holds_one_dev_even_where_its_note_is_gone() {
+    let dev = Dev::start();
+    std::fs::remove_file(dev.dir.path().join("data/dev.json")).expect("it is there");
+    let second = dev.run("dev");
+    assert_eq!(second.code, 1);
+    assert!(second.stderr.contains("another `metagov dev` runs on ./data"), "{}", second.stderr);
 }
 
 #[test]

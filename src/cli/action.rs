@@ -49,6 +49,7 @@ impl Run {
     async fn run(self, out: Output, config: &Config) -> anyhow::Result<Exit> {
         let Self { name, call, wait, patience } = self;
         let registry = plugins::all()?;
+        let community = call.community.clone();
         let command = ActionCommand {
             parameters: call.parameters(name.action_parameters(&registry)?)?,
             community: call.community,
@@ -63,7 +64,9 @@ impl Run {
         let bus = connection::bus(config).await?;
         ask.publish(&bus).await?;
         bus.close().await;
-        out.data(&json!({ "message_id": ask.message_id }), || ask.message_id.to_string())?;
+        let id = &ask.message_id;
+        out.data(&json!({ "message_id": id }), || id.to_string())?;
+        out.say(&format!("its outcome: metagov events list --community {community} --message-id {id}"));
         Ok(Exit::Success)
     }
 }

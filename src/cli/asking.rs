@@ -3,7 +3,7 @@
 //! The subscription stands before the command is published, so that no answer is missed. An answer is recognised by its
 //! `causationid`. Up: the commands that write. Down: the bus; and the database, for the attempts only.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use metagov_sdk::contract::{Command, CommunitySlug, Event, MessageId, Name, Problem};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     connection,
     exit::{Exit, Stop},
-    output::{Output, tell_problem},
+    output::{Output, line, problem_object, tell_problem},
 };
 use crate::{
     bus::{Bus, Destination, Message, Outgoing, Properties, Subscription},
@@ -64,10 +64,16 @@ impl Ask {
 
     /// Publishes it and waits for its final event.
     pub(super) async fn wait(&self, config: &Config, out: Output, timeout: Duration) -> anyhow::Result<Event> {
-        let bus = connection::bus(config).await?;
-        // Only for telling attempts; without it there is still the outcome.
-        let store = connection::store(config).await.ok();
-        let result = self.wait_on(&bus, store.as_ref(), out, timeout).await;
+        let begun = Instant::now();
+        let late = |_| Stop::TimedOut(format!("no service was reached within {timeout:?}; nothing was sent"));
+        let connecting = async {
+            let bus = connection::bus(config).await?;
+            // Only for telling attempts; without it there is still the outcome.
+            anyhow::Ok((bus, connection::store(config).await.ok()))
+        };
+        let (bus, store) = tokio::time::timeout(timeout, connecting).await.map_err(late)??;
+        let left = timeout.saturating_sub(begun.elapsed());
+        let result = self.wait_on(&bus, store.as_ref(), out, left).await;
         bus.close().await;
         result
     }
@@ -178,13 +184,18 @@ pub(super) fn problem_of(event: &Event) -> Option<Problem> {
 /// Prints an outcome: its data on stdout, a problem on stderr; the exit code is the outcome.
 pub(super) fn conclude(out: Output, event: &Event, human: impl FnOnce(&Value) -> String) -> anyhow::Result<Exit> {
     let problem = problem_of(event);
-    if let Some(problem) = &problem {
-        tell_problem(problem);
-    }
-    if out.is_json() || problem.is_none() {
+    let Some(problem) = problem else {
         out.data(&event.data, || human(&event.data))?;
+        return Ok(Exit::Success);
+    };
+    tell_problem(&problem);
+    let exit = Exit::of_problem(&problem);
+    if out.is_json() {
+        let mut object = problem_object(&problem, exit);
+        object["error"]["data"] = event.data.clone();
+        line(&object.to_string())?;
     }
-    Ok(problem.as_ref().map_or(Exit::Success, Exit::of_problem))
+    Ok(exit)
 }
 
 /// JSON with line breaks.

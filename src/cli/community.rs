@@ -10,8 +10,9 @@ use metagov_sdk::contract::{self, Command, CommunityApply, CommunityDelete, Comm
 use serde::Serialize;
 
 use super::{
-    arguments::Patience,
+    arguments::{Page, Patience},
     asking::{Ask, conclude},
+    confirm::Confirmation,
     connection,
     exit::{Exit, Stop},
     output::Output,
@@ -44,12 +45,20 @@ pub(super) enum Community {
         /// Its address
         slug: CommunitySlug,
     },
-    /// Every community
-    List,
-    /// Delete a community with its plugins and processes
+    /// Every community, by slug
+    List {
+        #[command(flatten)]
+        page: Page,
+        /// Only those after this one
+        #[arg(long, value_name = "SLUG")]
+        after: Option<CommunitySlug>,
+    },
+    /// Delete a community with its plugins and processes; on a terminal it asks first
     Delete {
         /// Its address
         slug: CommunitySlug,
+        #[command(flatten)]
+        confirmation: Confirmation,
         #[command(flatten)]
         patience: Patience,
     },
@@ -72,7 +81,11 @@ impl Community {
                 let apply = CommunityApply { slug, readable_name: name, plugins };
                 finish(out, config, patience, Command::CommunityApply(apply)).await
             }
-            Self::Delete { slug, patience } => {
+            Self::Delete { slug, confirmation, patience } => {
+                if !confirmation.given(&format!("Delete the community '{slug}' with all its plugins and processes?"))? {
+                    out.done(&serde_json::json!({ "deleted": [] }), "nothing was deleted")?;
+                    return Ok(Exit::Success);
+                }
                 finish(out, config, patience, Command::CommunityDelete(CommunityDelete { slug })).await
             }
             Self::Get { slug } => {
@@ -87,12 +100,21 @@ impl Community {
                 })?;
                 Ok(Exit::Success)
             }
-            Self::List => {
-                let communities = connection::store(config).await?.communities().await?;
+            Self::List { page, after } => {
+                let store = connection::store(config).await?;
+                let communities = store.communities(after.as_ref(), page.to_read()).await?;
                 let rows: Vec<Row> = communities.into_iter().map(row).collect();
-                out.list(&rows, "there are no communities", &["SLUG", "NAME", "UPDATED"], |row| {
-                    vec![row.slug.to_string(), row.readable_name.clone().unwrap_or_default(), time(row.updated_at)]
-                })?;
+                let columns = &["SLUG", "NAME", "UPDATED"];
+                out.page(
+                    rows,
+                    page,
+                    |row| row.slug.to_string(),
+                    "there are no communities",
+                    columns,
+                    |row| {
+                        vec![row.slug.to_string(), row.readable_name.clone().unwrap_or_default(), time(row.updated_at)]
+                    },
+                )?;
                 Ok(Exit::Success)
             }
         }

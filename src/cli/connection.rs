@@ -3,9 +3,10 @@
 //! Reads go to the database, writes are commands on the bus; the service itself is never called. Up: the commands of
 //! `src/cli`. Down: `src/bus` and `src/store`.
 
-use std::{fs, io::ErrorKind, net::SocketAddr, path::Path, time::Duration};
+use std::{borrow::Cow, fs, io::ErrorKind, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Context;
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -87,7 +88,7 @@ pub(super) async fn dev_bus(data_dir: &Path) -> anyhow::Result<Bus> {
 pub(super) async fn store(config: &Config) -> anyhow::Result<Store> {
     let url = config.database.url.expose_secret();
     if let Some(file) = sqlite_file(url)
-        && !Path::new(file).exists()
+        && !Path::new(&*file).exists()
     {
         let words = format!("there is no database {file}; start `metagov dev`, or set METAGOV__DATABASE__URL");
         return Err(Stop::Unreachable(words).into());
@@ -107,11 +108,11 @@ pub(super) async fn open_store(config: &Config) -> anyhow::Result<Store> {
 }
 
 /// The file of a SQLite URL that has one.
-fn sqlite_file(url: &str) -> Option<&str> {
+fn sqlite_file(url: &str) -> Option<Cow<'_, str>> {
     let rest = url.strip_prefix("sqlite:")?;
     let rest = rest.strip_prefix("//").unwrap_or(rest);
     let file = rest.split('?').next().unwrap_or(rest);
-    (!file.is_empty() && file != ":memory:").then_some(file)
+    (!file.is_empty() && file != ":memory:").then(|| percent_decode_str(file).decode_utf8_lossy())
 }
 
 #[cfg(test)]
@@ -120,8 +121,9 @@ mod tests {
 
     #[test]
     fn the_file_of_a_sqlite_url_is_found() {
-        assert_eq!(sqlite_file("sqlite:./data/metagov.db"), Some("./data/metagov.db"));
-        assert_eq!(sqlite_file("sqlite:///var/lib/x.db?mode=rwc"), Some("/var/lib/x.db"));
+        assert_eq!(sqlite_file("sqlite:./data/metagov.db").as_deref(), Some("./data/metagov.db"));
+        assert_eq!(sqlite_file("sqlite:///var/lib/x.db?mode=rwc").as_deref(), Some("/var/lib/x.db"));
+        assert_eq!(sqlite_file("sqlite:a%252Fb/x.db").as_deref(), Some("a%2Fb/x.db"));
         assert_eq!(sqlite_file("sqlite::memory:"), None);
         assert_eq!(sqlite_file("postgres://h/d"), None);
     }

@@ -2,13 +2,12 @@
 //!
 //! They wait until somebody retries or discards them. Up: operators. Down: the queue of dead letters.
 
-use std::io::{self, BufRead as _, IsTerminal};
-
 use clap::{Args, Subcommand};
 use metagov_sdk::schema::MASK;
 use serde_json::{Value, json};
 
 use super::{
+    confirm::Confirmation,
     connection,
     exit::{Exit, Stop},
     output::{Output, complain},
@@ -32,8 +31,13 @@ pub(super) enum Dead {
     },
     /// Publish as a command once more, with all its attempts
     Retry(Chosen),
-    /// Delete for good
-    Discard(Chosen),
+    /// Delete for good; on a terminal `--all` asks first
+    Discard {
+        #[command(flatten)]
+        chosen: Chosen,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
 }
 
 /// Which dead letters.
@@ -65,8 +69,8 @@ impl Dead {
                 out.document(&whole(&registry, letter))?;
             }
             Self::Retry(chosen) => return chosen.settle(out, config, DeadVerdict::Retry, "retried").await,
-            Self::Discard(chosen) => {
-                if !chosen.all || confirmed()? {
+            Self::Discard { chosen, confirmation } => {
+                if !chosen.all || confirmation.given("Delete every dead letter for good?")? {
                     return chosen.settle(out, config, DeadVerdict::Discard, "discarded").await;
                 }
                 out.done(&settled("discarded", &[], &[]), "nothing was discarded")?;
@@ -107,17 +111,6 @@ async fn look(
 
 fn missing(id: &str) -> Stop {
     Stop::NotFound(format!("there is no dead letter '{id}'"))
-}
-
-/// Asks a person; a script that says `--all` means it.
-fn confirmed() -> io::Result<bool> {
-    if !io::stdin().is_terminal() {
-        return Ok(true);
-    }
-    eprint!("Delete every dead letter for good? [y/N] ");
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 fn summary(letter: &DeadLetter) -> Value {

@@ -12,6 +12,7 @@ use super::{
     community::time,
     connection,
     exit::{Exit, Stop},
+    history,
     output::{Output, printable, short},
     replay::Replay,
 };
@@ -22,6 +23,8 @@ use crate::{bus::Message, config::Config};
 pub(super) enum Events {
     /// Print events as they are published, until it is interrupted
     Tail(Tail),
+    /// Events that were stored, the oldest first; with --message-id the outcome of a command
+    List(history::List),
     /// Publish stored events once more, for a driver that lost them
     Replay(Replay),
 }
@@ -44,6 +47,7 @@ impl Events {
     pub(super) async fn run(self, out: Output, config: &Config) -> anyhow::Result<Exit> {
         match self {
             Self::Tail(tail) => tail.run(out, config).await,
+            Self::List(list) => list.run(out, config).await,
             Self::Replay(replay) => replay.run(out, config).await,
         }
     }
@@ -81,14 +85,25 @@ fn print(out: Output, message: &Message) -> anyhow::Result<()> {
 
 /// Time, community, type, what it is about, and the part of the data that says most.
 fn line(event: &Event) -> String {
+    let subject = event.subject.as_deref().unwrap_or(&event.plugin);
+    let (at, community, words) = (time(event.time), &event.community, words(event));
+    let text = format!("{at}  {community}  {}  {subject}  {words}", kind(event));
+    printable(text.trim_end()).into_owned()
+}
+
+/// The same for a table of one community's events.
+pub(super) fn columns(event: &Event) -> Vec<String> {
+    let subject = event.subject.as_deref().unwrap_or(&event.plugin);
+    vec![time(event.time), event.id.to_string(), kind(event).to_owned(), subject.to_owned(), words(event)]
+}
+
+/// The part of the data that says most.
+fn words(event: &Event) -> String {
     let data = &event.data;
     let telling = ["output", "problem", "outcome", "data"].iter().find_map(|member| data.get(member));
-    let words = match telling {
+    match telling {
         Some(problem) if problem.get("detail").is_some() => problem["detail"].as_str().unwrap_or_default().to_owned(),
         Some(Value::Null) | None => String::new(),
         Some(telling) => short(telling, 100),
-    };
-    let subject = event.subject.as_deref().unwrap_or(&event.plugin);
-    let text = format!("{}  {}  {}  {subject}  {words}", time(event.time), event.community, kind(event));
-    printable(text.trim_end()).into_owned()
+    }
 }

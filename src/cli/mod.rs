@@ -10,11 +10,13 @@ mod asking;
 mod asyncapi;
 mod community;
 mod completions;
+mod confirm;
 mod connection;
 mod dead;
 mod events;
 mod exit;
 mod export;
+mod history;
 mod keys;
 mod output;
 mod parameters;
@@ -28,12 +30,12 @@ mod settings;
 mod topology;
 mod uncertain;
 
-use std::{env, path::PathBuf, process::ExitCode, thread};
+use std::{env, path::PathBuf, process::ExitCode, thread, time::Duration};
 
-use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource, value_parser};
 
 use self::{
-    exit::{EXIT_CODES, Exit},
+    exit::{EXIT_CODES, Exit, Stop},
     output::Output,
 };
 use crate::{
@@ -61,6 +63,9 @@ const FEWEST_THREADS: usize = 4;
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run everything in one process, with nothing else installed
+    ///
+    /// With METAGOV__BROKER__URL=amqp://… and METAGOV__DATABASE__URL=postgres://… it uses those instead of its own. With
+    /// METAGOV__EGRESS__ALLOW=loopback plugins reach servers on this machine, such as a fake of their platform.
     Dev,
     /// Run plugins: handle commands, store outcomes, publish events
     Worker(roles::WorkerArguments),
@@ -119,7 +124,8 @@ pub fn main() -> ExitCode {
         Err(error) => return not_a_command(&error).into(),
     };
     let out = Output::new(cli.json, cli.quiet);
-    let exit = run(cli.command, out, settings_file(&matches)).unwrap_or_else(|error| out.fail(&error));
+    let given = Given { settings_file: settings_file(&matches), timeout: timeout(&matches) };
+    let exit = run(cli.command, out, given).unwrap_or_else(|error| out.fail(&error));
     exit.into()
 }
 
@@ -135,7 +141,13 @@ fn not_a_command(error: &clap::Error) -> Exit {
     Exit::Success
 }
 
-fn run(command: Command, out: Output, file: Option<PathBuf>) -> anyhow::Result<Exit> {
+/// What any command may be given.
+struct Given {
+    settings_file: Option<PathBuf>,
+    timeout: Option<Duration>,
+}
+
+fn run(command: Command, out: Output, given: Given) -> anyhow::Result<Exit> {
     // What says something about this program only must work whatever the settings are.
     match &command {
         Command::Plugins(plugins) => return plugins.run(out),
@@ -146,11 +158,23 @@ fn run(command: Command, out: Output, file: Option<PathBuf>) -> anyhow::Result<E
         _ => {}
     }
     let flags = if let Command::Worker(arguments) = &command { arguments.flags() } else { Vec::new() };
-    let loaded = load(&command, out, file, flags)?;
+    let loaded = load(&command, out, given.settings_file, flags)?;
     // However few the cores are, one handler that blocks its thread must leave threads for the others.
     let threads = thread::available_parallelism().map_or(FEWEST_THREADS, |cores| cores.get().max(FEWEST_THREADS));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    runtime.block_on(answer(command, out, loaded))
+    let answered = runtime.block_on(async {
+        match given.timeout {
+            None => answer(command, out, loaded).await,
+            Some(limit) => {
+                let late = |_| Stop::TimedOut(format!("it took longer than {limit:?}"));
+                let answered = tokio::time::timeout(limit.saturating_add(GRACE), answer(command, out, loaded)).await;
+                answered.map_err(late)?
+            }
+        }
+    });
+    // Not for what still waits for a server that does not answer.
+    runtime.shutdown_background();
+    answered
 }
 
 async fn answer(command: Command, out: Output, loaded: Loaded) -> anyhow::Result<Exit> {
@@ -191,9 +215,46 @@ fn load(command: &Command, out: Output, file: Option<PathBuf>, flags: Vec<Flag>)
     Ok(loaded)
 }
 
-/// The command line, with `--config FILE` wherever a command has no `--config` of its own.
+/// The command line, with `--config FILE` wherever a command has no `--config` of its own, and `--timeout` likewise.
 fn command() -> clap::Command {
-    with_settings_file(Cli::command())
+    with_settings_file(Cli::command()).mut_subcommands(|command| {
+        if WITHOUT_TIMEOUT.contains(&command.get_name()) { command } else { with_timeout(command) }
+    })
+}
+
+/// Roles run until they are ended, a migration is never cut, and the others ask nobody.
+const WITHOUT_TIMEOUT: [&str; 9] =
+    ["dev", "worker", "scheduler", "migrate", "plugins", "schemas", "asyncapi", "config", "completions"];
+
+/// What waits for an outcome ends by itself in time, with better words; the others, and what hangs below, end so much later.
+const GRACE: Duration = Duration::from_millis(250);
+
+fn with_timeout(command: clap::Command) -> clap::Command {
+    let taken = command.has_subcommands() || command.get_arguments().any(|known| known.get_id() == TIMEOUT);
+    let command = if taken { command } else { command.arg(timeout_argument()) };
+    command.mut_subcommands(with_timeout)
+}
+
+fn timeout_argument() -> Arg {
+    Arg::new(TIMEOUT)
+        .long(TIMEOUT)
+        .value_name("DURATION")
+        .value_parser(arguments::duration)
+        .help_heading(EVERYWHERE)
+        .help("How long the command may take, such as 500ms, 60s or 5m [default: as long as it takes]")
+}
+
+/// The id of `--timeout` in every command.
+const TIMEOUT: &str = "timeout";
+
+/// The innermost `--timeout`, unless it is the default.
+fn timeout(matches: &ArgMatches) -> Option<Duration> {
+    if let Some((_, inner)) = matches.subcommand() {
+        return timeout(inner);
+    }
+    let is_given =
+        matches.ids().any(|id| id == TIMEOUT) && matches.value_source(TIMEOUT) == Some(ValueSource::CommandLine);
+    if is_given { matches.try_get_one(TIMEOUT).ok().flatten().copied() } else { None }
 }
 
 /// `--config` cannot be a global argument of clap: `plugin enable` has one for the plugin's config.

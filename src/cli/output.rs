@@ -1,7 +1,7 @@
 //! What a command prints: data on stdout, words on stderr, and nothing else anywhere.
 //!
 //! With `--json` data is one object, or one object for each line. Otherwise it is for people: tables, and JSON with line
-//! breaks. Colours appear on a terminal only, and not where `NO_COLOR` is set. Up: every command. Down: the terminal, or
+//! breaks. Colours appear on a terminal only, and not where `NO_COLOR` is set or `TERM` is `dumb`. Up: every command. Down: the terminal, or
 //! the program that reads us.
 
 use std::{
@@ -14,7 +14,10 @@ use metagov_sdk::contract::Problem;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::exit::{Exit, Stop};
+use super::{
+    arguments::Page,
+    exit::{Exit, Stop},
+};
 use crate::{config::ConfigError, telemetry};
 
 /// Where a command prints.
@@ -67,6 +70,27 @@ impl Output {
         line(&table(columns, &items.iter().map(row).collect::<Vec<_>>()))
     }
 
+    /// A page of many things, of which one more than fits was read: where it is cut, stderr says so and how to go on.
+    pub(super) fn page<T: Serialize>(
+        self,
+        mut items: Vec<T>,
+        page: Page,
+        cursor: impl Fn(&T) -> String,
+        none: &str,
+        columns: &[&str],
+        row: impl Fn(&T) -> Vec<String>,
+    ) -> anyhow::Result<()> {
+        let fitting = usize::try_from(page.limit).unwrap_or(usize::MAX);
+        let more = items.len() > fitting;
+        items.truncate(fitting);
+        self.list(&items, none, columns, row)?;
+        if more && let Some(last) = items.last() {
+            // Not even with `--quiet`: a list that is cut must not look whole.
+            let _ = writeln!(io::stderr(), "there are more; the next ones: --after {}", cursor(last));
+        }
+        Ok(())
+    }
+
     /// Words for whoever watches; silent with `--quiet`.
     pub(super) fn say(self, words: &str) {
         if !self.quiet {
@@ -101,8 +125,10 @@ impl Output {
             (None, None) => complain(&format!("{error:#}")),
         }
         if self.json {
-            let object = problem
-                .map_or_else(|| error_object(&format!("{error:#}"), exit), |problem| json!({ "problem": problem }));
+            let object = match problem {
+                Some(problem) => problem_object(problem, exit),
+                None => error_object(&format!("{error:#}"), exit),
+            };
             let _ = line(&object.to_string());
         }
         exit
@@ -121,9 +147,16 @@ impl Output {
     }
 }
 
-/// An error that is not a problem of the contract, for programs.
+/// An error for programs. Every error has this shape.
 fn error_object(message: &str, exit: Exit) -> Value {
     json!({ "error": { "message": message, "exit_code": exit as u8 } })
+}
+
+/// The same with the problem of the contract that it is.
+pub(super) fn problem_object(problem: &Problem, exit: Exit) -> Value {
+    let mut object = error_object(&problem.detail, exit);
+    object["error"]["problem"] = json!(problem);
+    object
 }
 
 /// A line of data on stdout.
@@ -159,7 +192,7 @@ fn problem_text(problem: &Problem) -> String {
 
 /// Whether stdout may be coloured.
 fn coloured_data() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    io::stdout().is_terminal() && telemetry::colours_wanted()
 }
 
 fn styled<'a>(code: &str, text: &'a str, coloured: bool) -> Cow<'a, str> {

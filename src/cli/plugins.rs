@@ -82,13 +82,16 @@ fn describe(manifest: &Manifest) -> String {
     let mut text = format!("{}\n{}\n", manifest.name, manifest.description);
     section(&mut text, "config", "", &manifest.config);
     for (name, action) in &manifest.actions {
-        section(&mut text, &format!("action {}.{name}", manifest.name), &action.description, &action.parameters);
+        let title = format!("action {}.{name} ({})", manifest.name, action.effect.as_str());
+        section(&mut text, &title, &action.description, &action.parameters);
+        answers(&mut text, "answers", &action.output);
     }
     for (name, process) in &manifest.processes {
         section(&mut text, &format!("process {}.{name}", manifest.name), &process.description, &process.parameters);
+        answers(&mut text, "decides", &process.outcome);
     }
     for (name, event) in &manifest.events {
-        let _ = write!(text, "\nevent {name}\n  {}\n", event.description);
+        section(&mut text, &format!("event {name}"), &event.description, &event.data);
     }
     text
 }
@@ -99,6 +102,19 @@ fn section(text: &mut String, title: &str, description: &str, schema: &Value) {
         let _ = writeln!(text, "  {}", description.replace('\n', "\n  "));
     }
     for line in table(&[], &members(schema)).lines() {
+        let _ = writeln!(text, "    {line}");
+    }
+}
+
+/// What comes back: its members, or its kind where it has none.
+fn answers(text: &mut String, verb: &str, schema: &Value) {
+    let rows = members(schema);
+    if rows.is_empty() {
+        let _ = writeln!(text, "  {verb} {}", kind(schema, schema));
+        return;
+    }
+    let _ = writeln!(text, "  {verb}");
+    for line in table(&[], &rows).lines() {
         let _ = writeln!(text, "    {line}");
     }
 }
@@ -123,9 +139,20 @@ fn members(schema: &Value) -> Vec<Vec<String>> {
 
 fn kind(root: &Value, property: &Value) -> String {
     let target = property["$ref"].as_str().and_then(|reference| root.pointer(reference.trim_start_matches('#')));
-    match &target.unwrap_or(property)["type"] {
+    let schema = target.unwrap_or(property);
+    match &schema["type"] {
+        Value::String(array) if array == "array" && schema["items"].is_object() => {
+            format!("array of {}", kind(root, &schema["items"]))
+        }
         Value::String(kind) => kind.clone(),
         Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
-        _ => "any".to_owned(),
+        _ => ["anyOf", "oneOf"].iter().find_map(|family| schema[*family].as_array()).map_or_else(
+            || "any".to_owned(),
+            |variants| {
+                let mut kinds: Vec<String> = variants.iter().map(|variant| kind(root, variant)).collect();
+                kinds.dedup();
+                kinds.join(" or ")
+            },
+        ),
     }
 }

@@ -4,7 +4,7 @@
 //! never shown, and a lost one is found by reading again. Up: people and scripts. Down: `process.<plugin>.<process>.…` on
 //! the bus; the database for reads.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    arguments::{Call, Patience, Qualified, duration},
+    arguments::{Call, Page, Patience, Qualified, duration},
     asking::{Ask, conclude, pretty, problem_of},
     community::{existing, time},
     connection,
@@ -28,6 +28,9 @@ use crate::{
     plugins,
     store::{ProcessFilter, Store},
 };
+
+/// How long a start is waited for where nobody says otherwise.
+const FOR_A_START: Duration = Duration::from_mins(1);
 
 /// How often a watcher reads the database besides listening.
 const READ_EVERY: Duration = Duration::from_secs(5);
@@ -78,8 +81,9 @@ pub(super) struct Start {
     /// Wait until it has started, then print every change until it ends
     #[arg(long)]
     watch: bool,
-    #[command(flatten)]
-    patience: Patience,
+    /// How long to wait, such as 500ms, 60s, 5m or 2h [default: 60s for the start; with --watch, then until it ends]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
 }
 
 /// A process of a community.
@@ -107,9 +111,11 @@ pub(super) struct List {
     /// Only those that stand so: created, pending, completed or failed
     #[arg(long, value_parser = status)]
     status: Option<ProcessStatus>,
-    /// At most so many
-    #[arg(long, default_value_t = 100)]
-    limit: u64,
+    #[command(flatten)]
+    page: Page,
+    /// Only those after this one
+    #[arg(long, value_name = "ID")]
+    after: Option<Uuid>,
 }
 
 impl Process {
@@ -125,10 +131,7 @@ impl Process {
             Self::Close { which, patience } => which.close(out, config, patience).await,
             Self::Watch { which, timeout } => match timeout {
                 None => which.watch(out, config).await,
-                Some(timeout) => {
-                    let late = || Stop::TimedOut(format!("the process has not ended within {timeout:?}"));
-                    tokio::time::timeout(timeout, which.watch(out, config)).await.map_err(|_| late())?
-                }
+                Some(timeout) => which.watch_for(out, config, timeout, timeout).await,
             },
         }
     }
@@ -136,7 +139,7 @@ impl Process {
 
 impl Start {
     async fn run(self, out: Output, config: &Config) -> anyhow::Result<Exit> {
-        let Self { name, call, process_id, callback_url, wait, watch, patience } = self;
+        let Self { name, call, process_id, callback_url, wait, watch, timeout } = self;
         let registry = plugins::all()?;
         // A repeated key must carry the same body, so the id of the process is made from the key.
         let id = process_id.unwrap_or_else(|| match &call.message_id {
@@ -154,9 +157,13 @@ impl Start {
         };
         let ask = Ask::new(Command::ProcessStart(name.plugin, name.name, command), call.message_id);
         if wait || watch {
-            let event = ask.wait(config, out, patience.timeout).await?;
+            let begun = Instant::now();
+            let event = ask.wait(config, out, timeout.unwrap_or(FOR_A_START)).await?;
             if watch && problem_of(&event).is_none() {
-                return which.watch(out, config).await;
+                return match timeout {
+                    None => which.watch(out, config).await,
+                    Some(asked) => which.watch_for(out, config, asked.saturating_sub(begun.elapsed()), asked).await,
+                };
             }
             return conclude(out, &event, pretty);
         }
@@ -172,14 +179,27 @@ impl List {
     async fn run(self, out: Output, config: &Config) -> anyhow::Result<Exit> {
         let store = connection::store(config).await?;
         existing(&store, &self.community).await?;
-        let filter = ProcessFilter { plugin: self.plugin, name: self.name, status: self.status, limit: self.limit };
+        let filter = ProcessFilter {
+            plugin: self.plugin,
+            name: self.name,
+            status: self.status,
+            after: self.after,
+            limit: self.page.to_read(),
+        };
         let found = store.processes(&self.community, filter).await?;
         let records: Vec<ProcessRecord> = found.into_iter().map(|process| process.record).collect();
         let columns = &["ID", "NAME", "STATUS", "UPDATED", "OUTCOME"];
-        out.list(&records, "there are no such processes", columns, |record| {
-            let status = record.status.as_str().to_owned();
-            vec![record.id.to_string(), record.name.clone(), status, time(record.updated_at), outcome(record)]
-        })?;
+        out.page(
+            records,
+            self.page,
+            |record| record.id.to_string(),
+            "there are no such processes",
+            columns,
+            |record| {
+                let status = record.status.as_str().to_owned();
+                vec![record.id.to_string(), record.name.clone(), status, time(record.updated_at), outcome(record)]
+            },
+        )?;
         Ok(Exit::Success)
     }
 }
@@ -200,6 +220,12 @@ impl Which {
         let ask = Ask::new(Command::ProcessClose(name.plugin, name.name, close), None);
         let event = ask.wait(config, out, patience.timeout).await?;
         conclude(out, &event, pretty)
+    }
+
+    /// Watches for as long as is left of what was asked for.
+    async fn watch_for(&self, out: Output, config: &Config, left: Duration, asked: Duration) -> anyhow::Result<Exit> {
+        let late = |_| Stop::TimedOut(format!("the process has not ended within {asked:?}"));
+        tokio::time::timeout(left, self.watch(out, config)).await.map_err(late)?
     }
 
     async fn watch(&self, out: Output, config: &Config) -> anyhow::Result<Exit> {

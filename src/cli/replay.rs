@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 use chrono::{DateTime, Utc};
 use clap::Args;
 use metagov_sdk::contract::{CommunitySlug, Name, Problem, ProblemKind, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     community::time,
     connection,
     exit::{Exit, Stop},
-    output::{Output, complain, printable},
+    output::{Output, complain, printable, short},
 };
 use crate::{
     bus::{Bus, Destination, Outgoing, Published, REPLAYED_HEADER, is_reply_queue},
@@ -31,6 +31,9 @@ const PAGE: u64 = 500;
 
 /// How often the step is told, in pages.
 const TELL_EVERY: u64 = 20;
+
+/// So many events are named that no queue is bound for; the count says how many more there are.
+const MOST_NAMED: u64 = 5;
 
 /// What every CloudEvents type begins with.
 const TYPES: &str = "org.metagov.";
@@ -100,6 +103,14 @@ impl Replay {
         }
         if let Some(bus) = bus {
             bus.close().await;
+            if tally.unrouted > 0 {
+                let words = format!(
+                    "{} found no queue; bind one to {}.events with the routing key {}.#, or name one with --to-queue, \
+                     then: metagov events replay --community {} --unrouted",
+                    tally.unrouted, config.broker.prefix, self.community, self.community
+                );
+                complain(&words);
+            }
             let summary = json!({ "replayed": tally.replayed, "unrouted": tally.unrouted, "refused": tally.refused });
             out.data(&summary, || {
                 let Tally { replayed, unrouted, refused, .. } = &tally;
@@ -138,7 +149,6 @@ impl Replay {
     }
 
     async fn selection(&self, store: &Store) -> anyhow::Result<Selection> {
-        let full = |name: &String| if name.starts_with(TYPES) { name.clone() } else { format!("{TYPES}{name}") };
         Ok(Selection {
             since: self.since,
             until: Some(match self.until {
@@ -147,11 +157,17 @@ impl Replay {
                 None => store.now().await?,
             }),
             plugin: self.plugin.as_ref().map(Name::to_string),
-            types: self.types.iter().map(full).collect(),
+            types: self.types.iter().map(full_type).collect(),
             ids: self.ids.clone(),
             unrouted: self.unrouted,
+            caused_by: None,
         })
     }
+}
+
+/// A type as people write it, with what all types begin with.
+pub(super) fn full_type(name: &String) -> String {
+    if name.starts_with(TYPES) { name.clone() } else { format!("{TYPES}{name}") }
 }
 
 /// Publishes a page, waits for its confirms, and takes the mark off those that have found a queue by now.
@@ -173,8 +189,14 @@ async fn publish(
     for (past, published) in events.iter().zip(published) {
         match published {
             Published::Unrouted => {
+                if tally.unrouted < MOST_NAMED {
+                    complain(&format!(
+                        "no queue is bound for {} {}",
+                        past.event.id,
+                        printable(&past.event.routing_key)
+                    ));
+                }
                 tally.unrouted += 1;
-                complain(&format!("no queue wants {} {}", past.event.id, printable(&past.event.routing_key)));
             }
             Published::Refused(refusal) => {
                 tally.refused += 1;
@@ -200,16 +222,21 @@ fn list(out: Output, events: &[PastEvent]) -> anyhow::Result<()> {
             "routing_key": event.routing_key,
             "stored_at": stored_at,
             "unrouted": unrouted,
+            "event": serde_json::from_str::<Value>(&event.body).unwrap_or_default(),
         });
         let mark = if *unrouted { "  (no queue)" } else { "" };
-        let words = || format!("{}  {}  {}{mark}", time(*stored_at), event.id, printable(&event.routing_key));
+        let words = || {
+            let said = short(&data["event"]["data"], 100);
+            let (at, key) = (time(*stored_at), printable(&event.routing_key));
+            format!("{at}  {}  {key}{mark}  {}", event.id, printable(&said))
+        };
         out.data(&data, words)?;
     }
     Ok(())
 }
 
 /// Reads `2026-11-23T21:00:00Z`, or `30m`, `2h`, `3d` for so long ago.
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     let wrong = || "must be a time in RFC 3339, or how long ago: 30m, 2h or 3d".to_owned();
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.with_timezone(&Utc));

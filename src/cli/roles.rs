@@ -76,6 +76,7 @@ impl MigrateArguments {
 /// `metagov worker`
 pub(super) async fn worker(config: Config) -> anyhow::Result<Exit> {
     needs_broker(&config)?;
+    needs_addresses(&config)?;
     let shutdown = listening()?;
     app::run_worker(App::connect(config).await?, shutdown).await?;
     Ok(Exit::Success)
@@ -91,9 +92,7 @@ pub(super) async fn scheduler(config: Config) -> anyhow::Result<Exit> {
 
 /// `metagov dev`
 pub(super) async fn dev(out: Output, config: Config) -> anyhow::Result<Exit> {
-    if connection::dev_bus(&config.data_dir).await.is_ok() {
-        anyhow::bail!("another `metagov dev` runs on {}; end it, or set METAGOV__DATA_DIR", config.data_dir.display());
-    }
+    let _lock = app::lock_data_dir(&config)?;
     let shutdown = listening()?;
     let data_dir = config.data_dir.clone();
     app::make_dev_key(&config)?;
@@ -123,6 +122,17 @@ fn needs_broker(config: &Config) -> Result<(), ConfigError> {
     }
     let reason = "this role needs a broker; set METAGOV__BROKER__URL, or run `metagov dev`, which holds all roles";
     let fault = Fault { origin: "settings".to_owned(), key: Some("broker.url".to_owned()), reason: reason.to_owned() };
+    Err(ConfigError { faults: vec![fault] })
+}
+
+/// What is this machine on a laptop is the service's own network in production: there it has to be spelled out.
+fn needs_addresses(config: &Config) -> Result<(), ConfigError> {
+    if !config.egress.has_loopback() {
+        return Ok(());
+    }
+    let reason = "`loopback` is for `metagov dev` only; name the addresses that plugins may reach, as 127.0.0.1";
+    let fault =
+        Fault { origin: "settings".to_owned(), key: Some("egress.allow".to_owned()), reason: reason.to_owned() };
     Err(ConfigError { faults: vec![fault] })
 }
 

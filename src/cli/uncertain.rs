@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{
-    arguments::duration,
+    arguments::{Page, duration},
     asking::Ask,
     community::{existing, time},
     connection,
@@ -55,9 +55,11 @@ pub(super) struct List {
     /// Only those that ended within this time, such as 60s, 5m or 24h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     since: Option<Duration>,
-    /// At most so many
-    #[arg(long, default_value_t = 100)]
-    limit: u64,
+    #[command(flatten)]
+    page: Page,
+    /// Only those after this one
+    #[arg(long, value_name = "ID")]
+    after: Option<Uuid>,
 }
 
 /// Who decides what, for the record.
@@ -126,11 +128,18 @@ impl List {
             Some(ago) => store.now().await?.checked_sub_signed(ago),
             None => None,
         };
-        let filter = UncertainFilter { community: self.community, plugin: self.plugin, since, limit: self.limit };
+        let filter = UncertainFilter {
+            community: self.community,
+            plugin: self.plugin,
+            since,
+            after: self.after,
+            limit: self.page.to_read(),
+        };
         let runs = store.uncertain_runs(filter).await?;
         let shown: Vec<Value> = runs.iter().map(summary).collect();
         let columns = &["ID", "AT", "COMMUNITY", "ACTION", "MESSAGE ID"];
-        out.list(&shown, "there are no uncertain runs", columns, |run| {
+        let cursor = |run: &Value| run["id"].as_str().unwrap_or_default().to_owned();
+        out.page(shown, self.page, cursor, "there are no uncertain runs", columns, |run| {
             let text = |member: &str| run[member].as_str().unwrap_or_default().to_owned();
             let action = format!("{}.{}", text("plugin"), text("action"));
             vec![text("id"), text("at"), text("community"), action, text("message_id")]

@@ -13,6 +13,7 @@ use std::{
 };
 
 use config::{ConfigError, Map, Source, Value, ValueKind};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
@@ -216,11 +217,16 @@ impl Layer {
         self.insert_text(&format!("variable {name}"), key, kind, text, faults);
     }
 
-    /// `METAGOV__SECTION__KEY_FILE`: the content counts, without the line feed that editors leave at the end.
+    /// `METAGOV__SECTION__KEY_FILE`: the content counts, without the end of line that editors leave at the end, whichever
+    /// they write, and without the byte order mark that some put at the beginning.
     fn secret_file(&mut self, name: &str, key: &str, kind: Kind, path: &OsStr, faults: &mut Vec<Fault>) {
         let origin = format!("file {} (variable {name})", Path::new(path).display());
         match fs::read_to_string(path) {
-            Ok(text) => self.insert_text(&origin, key, kind, text.strip_suffix('\n').unwrap_or(&text), faults),
+            Ok(text) => {
+                let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+                let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
+                self.insert_text(&origin, key, kind, text, faults);
+            }
             Err(error) => faults.push(unreadable(origin, Some(key), &error)),
         }
     }
@@ -330,7 +336,9 @@ fn syntax(error: &toml::de::Error) -> &str {
 pub(super) fn in_data_dir(url: &SecretString, data_dir: &Path) -> SecretString {
     let text = url.expose_secret();
     if text.starts_with("sqlite:") {
-        text.replace("{data_dir}", &data_dir.display().to_string()).into()
+        // In a URL these mean something: a directory may be named `a%2Fb` or `what?`.
+        const MEANINGFUL: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
+        text.replace("{data_dir}", &utf8_percent_encode(&data_dir.display().to_string(), MEANINGFUL).to_string()).into()
     } else {
         url.clone()
     }

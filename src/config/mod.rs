@@ -5,6 +5,7 @@
 //! ignored and nothing is guessed. The layers are read in [`layers`], shown by [`explain`]. This module opens no
 //! connection. Up: `src/cli`. Down: `src/app.rs`, which wires the roles by it.
 
+mod egress;
 mod explain;
 mod fault;
 mod layers;
@@ -19,14 +20,15 @@ use std::{path::PathBuf, time::Duration};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use self::{explain::Origins, layers::Layer};
 pub use self::{
+    egress::{Allowed, EgressSettings},
     explain::{Setting, mask_url},
     fault::{ConfigError, Fault},
     layers::{Flag, Sources},
     plugin_concurrency::PluginConcurrency,
     tenancy::{Binding, Communities, ServiceRole, Tenancy},
 };
+use self::{explain::Origins, layers::Layer};
 
 /// Every setting with its default and one sentence about it.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -49,6 +51,8 @@ pub struct Config {
     pub tenancy: Tenancy,
     /// What seals the secrets of plugins.
     pub secrets: Secrets,
+    /// Where plugins may go.
+    pub egress: EgressSettings,
     /// Where a role tells how it does.
     pub health: Health,
     /// What is logged, and how.

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use config::{Value, ValueKind};
 
 use super::{
-    PluginConcurrency,
+    Allowed, PluginConcurrency,
     fault::Fault,
     layers::Layer,
     tenancy::{Binding, is_user},
@@ -35,11 +35,15 @@ enum Rule {
     Bindings,
     /// A list of users of the broker.
     Users,
+    /// Each `loopback`, an address or a network.
+    Egress,
     /// Each a plugin with its number of handlers, no plugin twice.
     PluginConcurrencies,
 }
 
-use Rule::{Address, Bindings, File, Filter, Keys, NotEmpty, OneOf, PluginConcurrencies, Prefix, Range, Url, Users};
+use Rule::{
+    Address, Bindings, Egress, File, Filter, Keys, NotEmpty, OneOf, PluginConcurrencies, Prefix, Range, Url, Users,
+};
 
 const DAY: i64 = 86_400;
 
@@ -70,6 +74,7 @@ const RULES: &[(&str, Rule)] = &[
     ("tenancy.users", Bindings),
     ("tenancy.service_users", Users),
     ("secrets.keys", Keys),
+    ("egress.allow", Egress),
     ("health.address", Address),
     ("log.format", OneOf(&["human", "json"])),
     ("log.filter", Filter),
@@ -115,6 +120,7 @@ impl Rule {
             }
             Filter => telemetry::parse_filter(text).map(|_| ()).map_err(|error| error.to_string()),
             PluginConcurrencies => plugin_concurrencies(value),
+            Egress => texts(value).try_for_each(|text| Allowed::try_from(text.to_owned()).map(|_| ())),
             Bindings => texts(value).try_for_each(|text| Binding::try_from(text.to_owned()).map(|_| ())),
             Users if !texts(value).all(is_user) => Err("each must be 1 to 64 of a-z, A-Z, 0-9, - and _".to_owned()),
             NotEmpty | File | Prefix | Users | Address => Ok(()),

@@ -124,6 +124,16 @@ fn a_secret_stays_the_text_that_it_is() {
 }
 
 #[test]
+fn a_file_of_another_system_holds_the_same_secret() {
+    let bench = Bench::new();
+    for content in ["amqp://u:p@h", "amqp://u:p@h\r\n", "\u{feff}amqp://u:p@h\r\n", "\u{feff}amqp://u:p@h"] {
+        let path = bench.write("secret", content);
+        let bench = Bench::new().variable("METAGOV__BROKER__URL_FILE", path);
+        assert_eq!(bench.load().config.broker.url.expose_secret(), "amqp://u:p@h", "{content:?}");
+    }
+}
+
+#[test]
 fn only_one_newline_is_taken_off_the_content_of_a_file() {
     let bench = Bench::new();
     let path = bench.write("dir", "a\n\n");

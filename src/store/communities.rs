@@ -43,9 +43,16 @@ impl Store {
     ///
     /// # Errors
     /// Of the database.
-    pub async fn communities(&self) -> Result<Vec<StoredCommunity>, StoreError> {
+    pub async fn communities(
+        &self,
+        after: Option<&CommunitySlug>,
+        limit: u64,
+    ) -> Result<Vec<StoredCommunity>, StoreError> {
         let reader = self.connections.reader.clone();
-        let all = table::Entity::find().order_by_asc(table::Column::Slug);
+        let mut all = table::Entity::find().order_by_asc(table::Column::Slug).limit(limit);
+        if let Some(after) = after {
+            all = all.filter(table::Column::Slug.gt(after.as_str()));
+        }
         let rows = bounded(async move { Ok(all.all(&reader).await?) }).await?;
         rows.into_iter().map(StoredCommunity::from_row).collect()
     }

@@ -30,6 +30,8 @@ pub struct Selection {
     pub ids: Vec<Uuid>,
     /// Those that no queue was bound for.
     pub unrouted: bool,
+    /// Those that the command with this `message_id` has caused.
+    pub caused_by: Option<String>,
 }
 
 /// Where in the history of a community an event stands.
@@ -68,7 +70,7 @@ impl Store {
         let reader = self.connections.reader.clone();
         let backend = reader.get_database_backend();
         let mut wanted = Condition::all().add(Column::Community.eq(community.as_str()));
-        let Selection { since, until, plugin, types, ids, unrouted } = selection;
+        let Selection { since, until, plugin, types, ids, unrouted, caused_by } = selection;
         wanted = wanted
             .add_option(since.map(|since| Column::CreatedAt.gte(clock::storable(since))))
             .add_option(until.map(|until| Column::CreatedAt.lt(clock::storable(until))))
@@ -76,6 +78,7 @@ impl Store {
             .add_option((!types.is_empty()).then(|| Column::EventType.is_in(types.iter().cloned())))
             .add_option((!ids.is_empty()).then(|| keys::one_of(backend, Column::Id, ids)))
             .add_option(unrouted.then(|| Column::Unrouted.eq(true)))
+            .add_option(caused_by.as_ref().map(|id| Column::CausationId.eq(id.as_str())))
             .add_option(after.map(beyond));
         let page = Entity::find()
             .filter(wanted)
@@ -85,6 +88,17 @@ impl Store {
             .limit(limit);
         let rows = bounded(async move { Ok(page.all(&reader).await?) }).await?;
         rows.into_iter().map(PastEvent::from_row).collect()
+    }
+
+    /// Where a community's event stands in its history; `None` where it has none with this id.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn place_of(&self, community: &CommunitySlug, id: Uuid) -> Result<Option<Place>, StoreError> {
+        let reader = self.connections.reader.clone();
+        let one = Entity::find_by_id(id).filter(Column::Community.eq(community.as_str()));
+        let row = bounded(async move { Ok(one.one(&reader).await?) }).await?;
+        Ok(row.map(|row| Place { created_at: row.created_at, position: row.position, id: row.id }))
     }
 
     /// Takes the mark of having found no queue off events of a community that have found one since.

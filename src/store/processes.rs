@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use metagov_sdk::contract::{CommunitySlug, Name, ProcessRecord, ProcessStatus, Timestamp};
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
+use sea_orm::{ActiveValue::Set, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -50,13 +50,15 @@ pub struct ProcessFilter {
     pub name: Option<Name>,
     /// Only those that stand so.
     pub status: Option<ProcessStatus>,
+    /// Only those that come after this one in the list.
+    pub after: Option<Uuid>,
     /// At most so many.
     pub limit: u64,
 }
 
 impl Default for ProcessFilter {
     fn default() -> Self {
-        Self { plugin: None, name: None, status: None, limit: 100 }
+        Self { plugin: None, name: None, status: None, after: None, limit: 100 }
     }
 }
 
@@ -93,7 +95,20 @@ impl Store {
         }
         let newest = select.order_by_desc(Column::CreatedAt).order_by_asc(Column::Id).limit(filter.limit);
         let reader = self.connections.reader.clone();
-        let rows = bounded(async move { Ok(newest.all(&reader).await?) }).await?;
+        let (last, of) = (filter.after, community.as_str().to_owned());
+        let rows = bounded(async move {
+            let newest = match last {
+                None => newest,
+                Some(id) => {
+                    let last = Entity::find_by_id((of, id)).one(&reader).await?;
+                    let Some(last) = last else { return Ok(Vec::new()) };
+                    let same = Condition::all().add(Column::CreatedAt.eq(last.created_at)).add(Column::Id.gt(id));
+                    newest.filter(Condition::any().add(Column::CreatedAt.lt(last.created_at)).add(same))
+                }
+            };
+            Ok(newest.all(&reader).await?)
+        })
+        .await?;
         rows.into_iter().map(Process::from_row).collect()
     }
 

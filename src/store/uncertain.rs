@@ -8,7 +8,7 @@ use metagov_sdk::contract::{CommunitySlug, MessageId, Name, Timestamp, event::de
 use sea_orm::{
     ActiveModelTrait,
     ActiveValue::Set,
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, ExprTrait, OnConflict},
 };
 use serde_json::Value;
@@ -92,6 +92,8 @@ pub struct UncertainFilter {
     pub plugin: Option<Name>,
     /// Only those that ended at this time or later.
     pub since: Option<Timestamp>,
+    /// Only those that come after this one in the list.
+    pub after: Option<Uuid>,
     /// At most so many.
     pub limit: u64,
 }
@@ -178,7 +180,18 @@ impl Store {
         }
         let oldest = select.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).limit(filter.limit);
         let reader = self.connections.reader.clone();
-        let rows = bounded(async move { Ok(oldest.all(&reader).await?) }).await?;
+        let rows = bounded(async move {
+            let oldest = match filter.after {
+                None => oldest,
+                Some(id) => {
+                    let Some(last) = Entity::find_by_id(id).one(&reader).await? else { return Ok(Vec::new()) };
+                    let same = Condition::all().add(Column::CreatedAt.eq(last.created_at)).add(Column::Id.gt(id));
+                    oldest.filter(Condition::any().add(Column::CreatedAt.gt(last.created_at)).add(same))
+                }
+            };
+            Ok(oldest.all(&reader).await?)
+        })
+        .await?;
         rows.into_iter().map(UncertainRun::from_row).collect()
     }
 

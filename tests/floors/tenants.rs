@@ -18,7 +18,6 @@ const FOR_THE_WHOLE_SERVICE: &[(&str, &str)] = &[
     ("now", "asks the clock"),
     ("migrate", "changes the schema, reads no rows"),
     ("pending_migrations", "reads the schema's version"),
-    ("communities", "the operator's list of communities; the worker does not call it"),
     ("claim_due_processes", "one scan wakes what is due anywhere; each row says whose it is"),
     ("claim_due_ticks", "one scan wakes what is due anywhere; each row says whose it is"),
     ("unpublished", "the relay publishes what a crash left; each row goes out under its own routing key"),

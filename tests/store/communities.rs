@@ -41,7 +41,7 @@ async fn a_community_is_created_changed_and_listed(database: &Database) {
     assert!(matches!(commit_one(&store, changing(vec![rename(2)])).await, Committed::Stale));
     assert!(matches!(commit_one(&store, changing(vec![rename(1)])).await, Committed::Stored));
 
-    let all = store.communities().await.expect("the database answers");
+    let all = store.communities(None, 100).await.expect("the database answers");
     assert_eq!(all.iter().map(|community| community.slug.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     let one = store.community(&slug("a")).await.expect("the database answers").expect("it is there");
     assert_eq!((one.readable_name.as_deref(), one.version), (Some("Ä"), 2));

@@ -3,11 +3,11 @@
 //! Nothing is tried again here: if `metagov dev` is gone, so is everything in its bus. Up: the command line. Down:
 //! [`super::server`].
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr, time::Duration};
 
 use metagov_sdk::contract::Name;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Hello, LINE_LIMIT, Lines, Request, Response, Verdicts};
@@ -15,6 +15,9 @@ use crate::bus::{BusError, DeadLetter, DeadVerdict, Deliveries, Outgoing, Publis
 
 /// How many messages a subscriber that does not read holds here; the socket holds the others.
 const SUBSCRIPTION_BUFFER: usize = 64;
+
+/// How long the other process may take to answer: everything is in its memory.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The bus of another process.
 #[derive(Debug)]
@@ -85,6 +88,12 @@ impl Client {
     }
 
     async fn call(&self, request: &Request) -> Result<(Lines, Response), SocketError> {
+        let late =
+            |_| SocketError::Io(io::Error::new(io::ErrorKind::TimedOut, "it takes connections and does not answer"));
+        timeout(PATIENCE, self.ask(request)).await.map_err(late)?
+    }
+
+    async fn ask(&self, request: &Request) -> Result<(Lines, Response), SocketError> {
         let mut lines = Lines::new(TcpStream::connect(self.address).await?, LINE_LIMIT);
         lines.send(&Hello { token: self.token.expose_secret().to_owned() }).await?;
         lines.send(request).await?;
