@@ -64,8 +64,8 @@ const FEWEST_THREADS: usize = 4;
 enum Command {
     /// Run everything in one process, with nothing else installed
     ///
-    /// With METAGOV__BROKER__URL=amqp://… and METAGOV__DATABASE__URL=postgres://… it uses those instead of its own. With
-    /// METAGOV__EGRESS__ALLOW=loopback plugins reach servers on this machine, such as a fake of their platform.
+    /// With `METAGOV__BROKER__URL=amqp://…` and `METAGOV__DATABASE__URL=postgres://…` it uses those instead of its own. With
+    /// `METAGOV__EGRESS__ALLOW=loopback` plugins reach servers on this machine, such as a fake of their platform.
     Dev,
     /// Run plugins: handle commands, store outcomes, publish events
     Worker(roles::WorkerArguments),

@@ -45,13 +45,16 @@ pub fn integral(value: &mut Value) {
 fn exact(number: f64) -> Option<Number> {
     /// The first number that is too large for an `i64`.
     const END: f64 = 9_223_372_036_854_775_808.0;
-    if number.fract() != 0.0 || number < -END || number >= 2.0 * END {
+    if number.fract() != 0.0 || !(-END..2.0 * END).contains(&number) {
         return None;
     }
     Some(if number < END { Number::from(number as i64) } else { Number::from(number as u64) })
 }
 
 /// Says of every integer in a schema where it ends, and takes away the names of formats that nobody has registered.
+///
+/// # Panics
+/// Never: every limit is one of a 64-bit integer.
 pub fn bound(schema: &mut Value) {
     match schema {
         Value::Object(members) => {

@@ -247,7 +247,7 @@ mod tests {
         found.into_iter().map(|violation| (violation.pointer, violation.message)).collect()
     }
 
-    fn is(value: serde_json::Value, schema: serde_json::Value) -> String {
+    fn is(value: &serde_json::Value, schema: &serde_json::Value) -> String {
         let schema = json!({"type": "object", "properties": {"x": schema}});
         let mut found = wrong(schema, &json!({"x": value}));
         assert_eq!(found.len(), 1, "{found:?}");
@@ -287,7 +287,7 @@ mod tests {
             (json!("A b"), json!({"type": "string", "pattern": "^[a-z]+$"}), "must match ^[a-z]+$"),
             (json!("x"), json!(false), "is not allowed here"),
         ] {
-            assert_eq!(is(value, schema), message);
+            assert_eq!(is(&value, &schema), message);
         }
     }
 
