@@ -57,15 +57,19 @@ struct Cli {
     command: Command,
 }
 
+/// `metagov dev --help`
+const DEV: &str = "Run everything in one process, with nothing else installed
+
+With METAGOV__BROKER__URL=amqp://… and METAGOV__DATABASE__URL=postgres://… it uses those instead of its own. With \
+METAGOV__EGRESS__ALLOW=loopback plugins reach servers on this machine, such as a fake of their platform.";
+
 /// Threads of this program at least.
 const FEWEST_THREADS: usize = 4;
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run everything in one process, with nothing else installed
-    ///
-    /// With `METAGOV__BROKER__URL=amqp://…` and `METAGOV__DATABASE__URL=postgres://…` it uses those instead of its own. With
-    /// `METAGOV__EGRESS__ALLOW=loopback` plugins reach servers on this machine, such as a fake of their platform.
+    #[command(long_about = DEV)]
     Dev,
     /// Run plugins: handle commands, store outcomes, publish events
     Worker(roles::WorkerArguments),
