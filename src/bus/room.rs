@@ -2,8 +2,8 @@
 //!
 //! AMQP bounds what a consumer is sent by messages; RabbitMQ knows no bound by bytes. So a consumer begins with as few
 //! messages as would fit if each were as large as may be. It fetches more once it has seen that they are small, and fewer
-//! again when what it holds outgrows its share. Each consumer has an equal share, so that large bodies in one queue take
-//! no room from another.
+//! again when what it holds outgrows its share. A consumer may hold three quarters of what the others leave, so that one
+//! that is alone has most of the room, and large bodies in one queue never take all of it.
 //!
 //! Up: [`super::Bus::consume_on`]. Down: [`super::Receipt`], whose end gives the room back.
 
@@ -27,19 +27,18 @@ pub struct Room(Arc<Whole>);
 struct Whole {
     bytes: usize,
     largest: usize,
-    shares: AtomicUsize,
+    held: AtomicUsize,
 }
 
 impl Room {
     /// Room for so many bytes, where the largest body that is read has so many.
     #[must_use]
     pub fn new(bytes: usize, largest: usize) -> Self {
-        Self(Arc::new(Whole { bytes, largest, shares: AtomicUsize::new(0) }))
+        Self(Arc::new(Whole { bytes, largest, held: AtomicUsize::new(0) }))
     }
 
-    /// An equal part of the room; the parts of the others grow smaller by it.
+    /// The part of one consumer.
     pub(super) fn share(&self) -> Share {
-        self.0.shares.fetch_add(1, Ordering::Relaxed);
         Share { room: Arc::clone(&self.0), held: Arc::default() }
     }
 }
@@ -49,12 +48,6 @@ impl Room {
 pub(super) struct Share {
     room: Arc<Whole>,
     held: Arc<Held>,
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.room.shares.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 #[derive(Debug, Default)]
@@ -92,12 +85,14 @@ impl Share {
     pub(super) fn hold(&self, body: usize) -> Hold {
         let bytes = body.saturating_mul(COPIES);
         self.held.sum().add(bytes);
-        Hold { held: Arc::clone(&self.held), bytes }
+        self.room.held.fetch_add(bytes, Ordering::Relaxed);
+        Hold { room: Arc::clone(&self.room), held: Arc::clone(&self.held), bytes }
     }
 
     /// Whether no more is held than there is room for.
     pub(super) fn is_enough(&self) -> bool {
-        self.held.sum().bytes <= self.bytes()
+        let held = self.held.sum().bytes;
+        held <= self.bytes(held)
     }
 
     /// Waits until half of it is free.
@@ -107,21 +102,25 @@ impl Share {
             tokio::pin!(freed);
             // Before it looks: what is given back after the look is not missed.
             freed.as_mut().enable();
-            if self.held.sum().bytes <= self.bytes() / 2 {
+            let held = self.held.sum().bytes;
+            if held <= self.bytes(held) / 2 {
                 return;
             }
             freed.await;
         }
     }
 
-    fn bytes(&self) -> usize {
-        self.room.bytes / self.room.shares.load(Ordering::Relaxed).max(1)
+    /// How many bytes it may hold that holds so many.
+    fn bytes(&self, held: usize) -> usize {
+        let others = self.room.held.load(Ordering::Relaxed).saturating_sub(held);
+        self.room.bytes.saturating_sub(others) / 4 * 3
     }
 }
 
 /// The room of one body, which is given back when this is dropped.
 #[derive(Debug)]
 pub(super) struct Hold {
+    room: Arc<Whole>,
     held: Arc<Held>,
     bytes: usize,
 }
@@ -132,6 +131,7 @@ impl Drop for Hold {
         sum.messages -= 1;
         sum.bytes -= self.bytes;
         drop(sum);
+        self.room.held.fetch_sub(self.bytes, Ordering::Relaxed);
         self.held.freed.notify_waiters();
     }
 }
@@ -148,7 +148,7 @@ pub(super) struct Gear {
 impl Gear {
     /// The gear of a consumer that has seen nothing yet.
     pub(super) fn first(most: u16, share: &Share) -> Self {
-        let prefetch = fit(share.bytes(), share.room.largest.saturating_mul(COPIES), most);
+        let prefetch = fit(share.bytes(0), share.room.largest.saturating_mul(COPIES), most);
         Self { most, prefetch, seen: Sum::default() }
     }
 
@@ -170,15 +170,16 @@ impl Gear {
 
     fn narrower(&self, share: &Share) -> u16 {
         let held = *share.held.sum();
-        fit(share.bytes(), held.mean(), (self.prefetch / 2).max(1))
+        fit(share.bytes(held.bytes), held.mean(), (self.prefetch / 2).max(1))
     }
 
-    /// Twice as many at least, and as many as take half of the room, so that it does not go to and fro.
+    /// Twice as many at least, and as many as take half of the room, so that it does not go to and fro. It does not wait
+    /// for more than it fetches: all of that may be in hand for long, and what lies behind it is not seen.
     fn wider(&self, share: &Share) -> u16 {
-        if self.seen.messages < ENOUGH.min(usize::from(self.prefetch) * 2) {
+        if self.seen.messages < ENOUGH.min(usize::from(self.prefetch)) {
             return self.prefetch;
         }
-        let next = fit(share.bytes() / 2, self.seen.mean(), self.most);
+        let next = fit(share.bytes(0) / 2, self.seen.mean(), self.most);
         if next / 2 >= self.prefetch || (next == self.most && next > self.prefetch) { next } else { self.prefetch }
     }
 }
@@ -207,35 +208,49 @@ mod tests {
 
     #[test]
     fn a_consumer_begins_with_as_many_as_fit_if_each_is_as_large_as_may_be() {
-        let room = Room::new(256 * MIB, MIB);
-        let shares: Vec<_> = (0..4).map(|_| room.share()).collect();
-        assert_eq!(Gear::first(512, &shares[0]).prefetch(), 16);
-        assert_eq!(Gear::first(8, &shares[0]).prefetch(), 8, "no more than it was asked for");
-        drop(shares);
-        let alone = Room::new(MIB, MIB).share();
-        assert_eq!(Gear::first(512, &alone).prefetch(), 1, "at least one");
+        let share = Room::new(256 * MIB, MIB).share();
+        assert_eq!(Gear::first(512, &share).prefetch(), 48);
+        assert_eq!(Gear::first(8, &share).prefetch(), 8, "no more than it was asked for");
+        let little = Room::new(MIB, MIB).share();
+        assert_eq!(Gear::first(512, &little).prefetch(), 1, "at least one");
     }
 
     #[test]
-    fn small_bodies_are_fetched_as_asked_for() {
+    fn small_bodies_are_fetched_as_asked_for_although_none_is_given_back() {
         let share = Room::new(256 * MIB, MIB).share();
         let mut gear = Gear::first(512, &share);
-        let (_, holds) = hold_all(&mut gear, &share, 300, 1000);
-        assert_eq!((gear.prefetch(), holds.len()), (512, 63));
+        let (_, first) = hold_all(&mut gear, &share, 300, 48);
+        assert_eq!((gear.prefetch(), first.len()), (512, 47), "with the last of those that it fetched");
         let (_, holds) = hold_all(&mut gear, &share, 300, 1000);
         assert_eq!((gear.prefetch(), holds.len()), (512, 1000), "and it stays at that");
     }
 
     #[test]
-    fn large_ones_after_small_ones_never_take_more_than_the_room_and_one() {
+    fn large_ones_after_small_ones_never_take_more_than_the_room() {
         let share = Room::new(256 * MIB, MIB).share();
         let mut gear = Gear { most: 512, prefetch: 512, seen: Sum::default() };
         let (bytes, holds) = hold_all(&mut gear, &share, MIB, 512);
-        assert_eq!((gear.prefetch(), holds.len()), (64, 64));
+        assert_eq!((gear.prefetch(), holds.len()), (48, 48));
         assert!(bytes <= 256 * MIB, "{bytes}");
         drop(holds);
-        let (bytes, holds) = hold_all(&mut gear, &share, MIB, 64);
-        assert_eq!((gear.prefetch(), holds.len(), bytes), (64, 64, 256 * MIB), "it stays at that while they are large");
+        let (bytes, holds) = hold_all(&mut gear, &share, MIB, 48);
+        assert_eq!((gear.prefetch(), holds.len(), bytes), (48, 48, 192 * MIB), "it stays at that while they are large");
+    }
+
+    #[test]
+    fn however_many_have_large_bodies_there_is_some_room_for_one_more() {
+        let room = Room::new(256 * MIB, MIB);
+        let shares: Vec<_> = (0..8).map(|_| room.share()).collect();
+        let mut all = Vec::new();
+        for share in &shares {
+            let before = all.len();
+            while share.is_enough() {
+                all.push(share.hold(MIB / 16));
+            }
+            assert!(all.len() > before + 1 || share.held.sum().messages > 0);
+        }
+        let over = shares.len() * MIB / 16 * COPIES;
+        assert!(room.0.held.load(Ordering::Relaxed) <= 256 * MIB + over);
     }
 
     #[tokio::test]

@@ -218,7 +218,7 @@ pub(crate) async fn t68(rig: &mut Rig, size: Size) -> Row {
         quantile(&service.driver.latencies(all), 500)
     });
     let (solo, during) = (p50(&calm), p50(&beside));
-    let most = service.sql("SELECT COALESCE(MAX(refusals), 0) FROM outbox").await;
+    let most = service.sql("SELECT COALESCE(MAX(refusals), 0)::bigint FROM outbox").await;
     let (of_a, a_took) = a.drain(refused.len(), Duration::from_secs(100)).await;
     let commands = [calm, beside, refused, moment].concat();
     let tally = service.settle(&commands, &["action.completed"]).await;
@@ -244,17 +244,17 @@ pub(crate) async fn t68(rig: &mut Rig, size: Size) -> Row {
 /// Large bodies by the hundred, at a worker that has less room than they take.
 pub(crate) async fn t69(rig: &mut Rig, size: Size) -> Row {
     const MIB: usize = 1024 * 1024;
-    let (count, room) = size.of((512, 256), (96, 32));
+    let (count, room) = size.of((512, 256), (96, 64));
     let settings = vec![("worker.prefetch_bytes", (room * MIB).to_string())];
     let mut service = service(rig, 1, settings).await;
     let small = neighbours(&service, 2_000);
     service.driver.send(&small).await;
     service.answered(&small, small.len()).await;
     let before = service.processes[0].resident_kib();
-    // Just under the limit, and of many small values, as a large document is.
-    let text = "x".repeat(MIB - 1024);
-    let body =
-        json!({ "community": TROUBLED, "parameters": { "deeds": [{ "wait": 500 }], "calls": false, "text": text } });
+    // Just under the limit, and all of it goes into the run and the event.
+    let initiator = json!({ "user_id": "u", "provider": "p", "note": "x".repeat(MIB - 1024) });
+    let parameters = json!({ "deeds": [{ "wait": 500 }], "calls": false });
+    let body = json!({ "community": TROUBLED, "parameters": parameters, "initiator": initiator });
     let large: Vec<_> = (0..count).map(|_| command("action.puppet.pure", &body)).collect();
     let sending = service.send(&large);
     let (mut most, mut looks, began) = (before, interval(Duration::from_millis(20)), Instant::now());
