@@ -3,7 +3,8 @@
 //! A transaction for each command costs four times what a batch costs, so the statements here are for all units at
 //! once, and their number does not grow with the units that only add rows. Locks are taken in one order: keys,
 //! communities, instances, processes, each sorted. Units that changed the same rows one after another are a group, which
-//! is written whole or not at all. A unit that fails its checks is left out, with its group; where a statement fails, the
+//! is written whole or not at all. A unit that fails its checks, or needs a row that
+//! somebody else keeps locked, is left out, with its group; where a statement fails, the
 //! whole is rolled back and the groups go in one by one, so that one bad row never sinks its batch.
 //!
 //! Up: the worker's committer. Down: [`super::inbox`], [`super::locks`], [`super::changes`], [`super::runs`],
@@ -11,12 +12,13 @@
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
-use sea_orm::DatabaseTransaction;
+use sea_orm::{DatabaseTransaction, DbBackend};
 
-use super::{Committed, Store, StoreError, Unit, changes, communities, inbox, locks, outbox, runs, uncertain};
-
-/// How often a unit is tried that others keep from its rows.
-const TRIES: usize = 2;
+use super::{
+    Committed, Store, StoreError, Unit, changes, communities, inbox,
+    locks::{self, OnLock},
+    outbox, runs, uncertain,
+};
 
 impl Store {
     /// Writes the units in one transaction, each by itself; the answers are in the order of the units.
@@ -38,21 +40,49 @@ impl Store {
     /// Passing trouble of the database that concerns them all: commit the same groups again. Units that were written
     /// after all are then [`Committed::Repeated`].
     pub async fn commit_groups(&self, groups: Vec<Vec<Unit>>) -> Result<Vec<Vec<Committed>>, StoreError> {
+        self.commit_groups_on(groups, OnLock::Wait).await
+    }
+
+    /// The same for groups that met a locked row before: they are left out at once where it still is.
+    ///
+    /// # Errors
+    /// As [`Self::commit_groups`].
+    pub async fn commit_groups_unless_locked(&self, groups: Vec<Vec<Unit>>) -> Result<Vec<Vec<Committed>>, StoreError> {
+        self.commit_groups_on(groups, OnLock::LeaveOut).await
+    }
+
+    async fn commit_groups_on(
+        &self,
+        groups: Vec<Vec<Unit>>,
+        on_lock: OnLock,
+    ) -> Result<Vec<Vec<Committed>>, StoreError> {
         let mut answers: Vec<(usize, Vec<Committed>)> = Vec::with_capacity(groups.len());
         let mut waiting: Numbered = groups.into_iter().enumerate().collect();
         while !waiting.is_empty() {
             let (indices, round, later) = first_of_each_key(waiting);
-            answers.extend(indices.into_iter().zip(self.commit_distinct(round).await?));
+            answers.extend(indices.into_iter().zip(self.commit_distinct(round, on_lock).await?));
             waiting = later;
         }
         answers.sort_unstable_by_key(|(index, _)| *index);
         Ok(answers.into_iter().map(|(_, answer)| answer).collect())
     }
 
-    async fn commit_distinct(&self, groups: Vec<Vec<Unit>>) -> Result<Vec<Vec<Committed>>, StoreError> {
+    async fn commit_distinct(
+        &self,
+        groups: Vec<Vec<Unit>>,
+        on_lock: OnLock,
+    ) -> Result<Vec<Vec<Committed>>, StoreError> {
         let sizes: Arc<[usize]> = groups.iter().map(Vec::len).collect();
         let units: Arc<[Unit]> = groups.into_iter().flatten().collect();
-        match self.write(&units, 0..units.len(), Arc::clone(&sizes)).await {
+        let mut written = self.write(&units, 0..units.len(), &sizes, on_lock).await;
+        let has_one_lock = self.connections.writer.get_database_backend() == DbBackend::Sqlite;
+        if matches!(written, Err(StoreError::Contended(_))) && !has_one_lock {
+            // Somebody keeps a row for longer than it is waited for: the others do not wait for it once more.
+            written = self.write(&units, 0..units.len(), &sizes, OnLock::LeaveOut).await;
+        }
+        match written {
+            // SQLite's one lock is on all of it: none of them can go first.
+            Err(error @ StoreError::Contended(_)) if has_one_lock => return Err(error),
             Err(error) if error.may_be_one_unit() => {}
             all_or_none => return Ok(in_groups(all_or_none?, &sizes)),
         }
@@ -73,15 +103,10 @@ impl Store {
 
     async fn commit_alone(&self, units: &Arc<[Unit]>, group: Range<usize>) -> Vec<Committed> {
         let size = group.len();
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.write(units, group.clone(), [size].into()).await {
-                Err(StoreError::Contended(_)) if tries < TRIES => {}
-                Err(StoreError::Constraint(_)) => return vec![Committed::Stale; size],
-                Err(error) => return vec![Committed::Refused(error); size],
-                Ok(answers) => return answers,
-            }
+        match self.write(units, group, &[size].into(), OnLock::LeaveOut).await {
+            Err(StoreError::Constraint(_)) => vec![Committed::Stale; size],
+            Err(error) => vec![Committed::Refused(error); size],
+            Ok(answers) => answers,
         }
     }
 
@@ -89,13 +114,14 @@ impl Store {
         &self,
         units: &Arc<[Unit]>,
         range: Range<usize>,
-        sizes: Arc<[usize]>,
+        sizes: &Arc<[usize]>,
+        on_lock: OnLock,
     ) -> Result<Vec<Committed>, StoreError> {
-        let units = Arc::clone(units);
+        let (units, sizes) = (Arc::clone(units), Arc::clone(sizes));
         self.transaction(move |transaction| {
             Box::pin(async move {
                 let units = &units[range];
-                write(transaction, units, &sizes).await
+                write(transaction, units, &sizes, on_lock).await
             })
         })
         .await
@@ -107,16 +133,17 @@ async fn write(
     transaction: &DatabaseTransaction,
     units: &[Unit],
     sizes: &[usize],
+    on_lock: OnLock,
 ) -> Result<Vec<Committed>, StoreError> {
     let mut verdicts: Vec<Option<Committed>> = vec![None; units.len()];
     outbox::recognise(transaction, units, &mut verdicts).await?;
     let taken_over = inbox::insert(transaction, units, &mut verdicts).await?;
-    inbox::check_fences(transaction, units, &mut verdicts).await?;
+    inbox::check_fences(transaction, units, &mut verdicts, on_lock).await?;
 
     let has_key: Vec<bool> = verdicts.iter().map(Option::is_none).collect();
     communities::check(transaction, units, &mut verdicts).await?;
     all_or_none(&mut verdicts, sizes);
-    let rows = locks::lock(transaction, units, &mut verdicts).await?;
+    let rows = locks::lock(transaction, units, &mut verdicts, on_lock).await?;
     all_or_none(&mut verdicts, sizes);
     let (mut live, mut unfinished) = (Vec::with_capacity(units.len()), Vec::new());
     let (mut left_out, mut rejected) = (Vec::new(), Vec::new());
@@ -144,14 +171,21 @@ async fn write(
     Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or(Committed::Stored)).collect())
 }
 
-/// Where a unit of a group is not written, the others have seen what will never be.
+/// Where a unit of a group is not written, the others have seen what will never be; or what will be later, where it only
+/// has to wait.
 fn all_or_none(verdicts: &mut [Option<Committed>], sizes: &[usize]) {
+    let waits = |verdict: &Committed| matches!(verdict, Committed::Refused(error) if error.is_passing());
     let mut rest = verdicts;
     for size in sizes {
         let (group, others) = rest.split_at_mut(*size);
         if group.iter().any(Option::is_some) {
+            let all_wait = group.iter().flatten().all(waits);
             for verdict in group {
-                verdict.get_or_insert(Committed::Stale);
+                if all_wait {
+                    verdict.get_or_insert_with(locks::contended);
+                } else if verdict.as_ref().is_none_or(waits) {
+                    *verdict = Some(Committed::Stale);
+                }
             }
         }
         rest = others;

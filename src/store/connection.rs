@@ -34,7 +34,7 @@ const BUSY: Duration = Duration::from_secs(10);
 
 /// What the server itself cuts short, in milliseconds: a worker that lost its connection must not hold locks.
 const POSTGRES_SESSION: [(&str, &str); 3] =
-    [("statement_timeout", "15000"), ("lock_timeout", "5000"), ("idle_in_transaction_session_timeout", "10000")];
+    [("statement_timeout", "15000"), ("lock_timeout", "100"), ("idle_in_transaction_session_timeout", "10000")];
 
 /// The connections of a store.
 #[derive(Debug, Clone)]

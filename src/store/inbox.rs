@@ -11,7 +11,7 @@ use std::{
 use metagov_sdk::contract::{CommunitySlug, MessageId, Timestamp};
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
     sea_query::{Expr, LockType, OnConflict},
 };
 
@@ -20,7 +20,9 @@ use super::{
     attempts::LONGER_LEASES,
     clock,
     entity::inbox::{ActiveModel, Column, Entity, Model},
-    keys, outbox, steps,
+    keys,
+    locks::{OnLock, contended},
+    outbox, steps,
     transaction::bounded,
 };
 
@@ -174,7 +176,7 @@ async fn lock_free(
     let mut seem: Vec<_> = rows.iter().filter(|(_, row)| !is_under_way(row, now)).map(|(key, _)| key.clone()).collect();
     seem.sort_unstable();
     let seem = seem.iter().map(|(community, message_id)| (community.as_str(), message_id.as_str()));
-    let locked = find(transaction, seem.clone(), Some(LockType::Update)).await?;
+    let locked = find(transaction, seem.clone(), Some(OnLock::Wait)).await?;
     for (community, message_id) in seem {
         rows.remove(&(community.to_owned(), message_id.to_owned()));
     }
@@ -211,18 +213,26 @@ pub(super) async fn check_fences(
     transaction: &DatabaseTransaction,
     units: &[Unit],
     verdicts: &mut [Option<Committed>],
+    on_lock: OnLock,
 ) -> Result<(), StoreError> {
     let fenced: Vec<(usize, &InboxEntry, i64)> =
         units.iter().enumerate().filter_map(|(index, unit)| Some((index, unit.inbox.as_ref()?, unit.fence?))).collect();
     if fenced.is_empty() {
         return Ok(());
     }
-    let rows = find(transaction, fenced.iter().map(|(_, entry, _)| entry.key()), Some(LockType::Update)).await?;
-    for (index, entry, fence) in fenced {
-        let ours = rows.get(&owned(entry.key())).is_some_and(|row| row.status == RUNNING && row.fence == fence);
-        if !ours {
-            verdicts[index] = Some(Committed::LostFence);
+    let rows = find(transaction, fenced.iter().map(|(_, entry, _)| entry.key()), Some(on_lock)).await?;
+    let mut left_out = Vec::new();
+    for fenced @ (index, entry, fence) in fenced {
+        match rows.get(&owned(entry.key())) {
+            Some(row) if row.status == RUNNING && row.fence == fence => {}
+            None if on_lock == OnLock::LeaveOut => left_out.push(fenced),
+            _ => verdicts[index] = Some(Committed::LostFence),
         }
+    }
+    let locked = find(transaction, left_out.iter().map(|(_, entry, _)| entry.key()), None).await?;
+    for (index, entry, _) in left_out {
+        let is_there = locked.contains_key(&owned(entry.key()));
+        verdicts[index] = Some(if is_there { contended() } else { Committed::LostFence });
     }
     Ok(())
 }
@@ -259,7 +269,7 @@ pub(super) async fn take_back(transaction: &DatabaseTransaction, entries: &[&Inb
 async fn find<'k>(
     transaction: &DatabaseTransaction,
     pairs: impl IntoIterator<Item = (&'k str, &'k str)>,
-    lock: Option<LockType>,
+    lock: Option<OnLock>,
 ) -> Result<HashMap<(String, String), Model>, StoreError> {
     let pairs: Vec<_> = pairs.into_iter().collect();
     let mut found = HashMap::with_capacity(pairs.len());
@@ -268,8 +278,8 @@ async fn find<'k>(
             .filter(keys::any_of(Column::Community, Column::MessageId, chunk.iter().copied()))
             .order_by_asc(Column::Community)
             .order_by_asc(Column::MessageId);
-        if let Some(lock) = lock {
-            select = select.lock(lock);
+        if let Some(on_lock) = lock {
+            select = on_lock.lock(select, LockType::Update);
         }
         let rows = select.all(transaction).await?;
         found.extend(rows.into_iter().map(|row| ((row.community.clone(), row.message_id.clone()), row)));

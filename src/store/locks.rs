@@ -2,33 +2,68 @@
 //!
 //! Units for which that does not hold are left out of the batch. The rows stay locked, so that [`super::changes`] can
 //! set without a further look. Locks are taken in one order, each sorted, so that two batches wait for each other
-//! instead of blocking each other.
+//! instead of blocking each other. Nobody waits for long: where a row stays locked by somebody else, the units that need
+//! it are left out as well, and may be committed again.
 //!
 //! Up: [`super::commit`]. Down: the tables `communities`, `plugin_instances`, `processes`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use metagov_sdk::contract::Timestamp;
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
-    QuerySelect, sea_query::LockType,
+    QuerySelect, Select,
+    sea_query::{LockBehavior, LockType},
 };
 use uuid::Uuid;
 
 use super::{
-    Change, Committed, NewInstance, Process, StoreError, Unit,
+    Change, Committed, Process, RowKey, StoreError, Unit,
     entity::{communities, plugin_instances, processes},
     keys,
     processes::status,
 };
 
+/// What is done about a row that somebody else has locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnLock {
+    /// It is waited for, as long as the server lets anybody wait.
+    Wait,
+    /// The units that need it are left out of the batch.
+    LeaveOut,
+}
+
+impl OnLock {
+    pub(super) fn lock<E: EntityTrait>(self, select: Select<E>, lock: LockType) -> Select<E> {
+        match self {
+            Self::Wait => select.lock(lock),
+            Self::LeaveOut => select.lock_with_behavior(lock, LockBehavior::SkipLocked),
+        }
+    }
+}
+
+/// The answer to a unit that is left out for a row which somebody else has locked.
+pub(super) fn contended() -> Committed {
+    Committed::Refused(StoreError::Contended("somebody else has locked a row that this needs".into()))
+}
+
 /// The rows that the units want to change, as they are.
-#[derive(Default)]
 pub(super) struct Rows {
+    on_lock: OnLock,
+    /// Those that somebody else has locked.
+    locked: HashSet<LockedKey>,
     communities: HashMap<String, i64>,
     instances: HashMap<Uuid, InstanceRow>,
     seen: HashMap<Uuid, i64>,
     processes: HashMap<(String, Uuid), ProcessRow>,
+}
+
+/// A row that somebody else has locked, as the database names it.
+#[derive(PartialEq, Eq, Hash)]
+enum LockedKey {
+    Community(String),
+    Instance(Uuid),
+    Process(String, Uuid),
 }
 
 #[derive(FromQueryResult)]
@@ -60,6 +95,7 @@ pub(super) async fn lock(
     transaction: &DatabaseTransaction,
     units: &[Unit],
     verdicts: &mut [Option<Committed>],
+    on_lock: OnLock,
 ) -> Result<Rows, StoreError> {
     let live = || units.iter().zip(&*verdicts).filter(|(_, verdict)| verdict.is_none()).map(|(unit, _)| unit);
     let mut communities: BTreeSet<&str> = BTreeSet::new();
@@ -88,7 +124,7 @@ pub(super) async fn lock(
     updated.retain(|id| !deleted.contains(id));
     let seen: BTreeSet<Uuid> = live().filter_map(|unit| unit.saw).map(|saw| saw.id).collect();
 
-    let mut rows = Rows::default();
+    let mut rows = Rows::none(on_lock);
     rows.lock_communities(transaction, communities).await?;
     rows.lock_instances(transaction, deleted, LockType::Update).await?;
     rows.lock_instances(transaction, updated, LockType::NoKeyUpdate).await?;
@@ -99,11 +135,15 @@ pub(super) async fn lock(
 
     let mut claimed = BTreeSet::new();
     for (unit, verdict) in units.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_none()) {
+        if !rows.locked.is_empty() && unit.rows().any(|row| rows.is_locked(&row)) {
+            *verdict = Some(contended());
+            continue;
+        }
         let saw_holds = unit.saw.is_none_or(|saw| {
             rows.seen.get(&saw.id).is_some_and(|version| saw.version.is_none_or(|expected| expected == *version))
         });
         // Of two units that change the same row, the second has not seen what the first makes of it.
-        let changes_hold = unit.changes.iter().all(|change| rows.holds(change) && claimed.insert(target(change)));
+        let changes_hold = unit.changes.iter().all(|change| rows.holds(change) && claimed.insert(change.row()));
         if !(saw_holds && changes_hold) {
             *verdict = Some(Committed::Stale);
         }
@@ -111,32 +151,48 @@ pub(super) async fn lock(
     Ok(rows)
 }
 
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Target<'c> {
-    Community(&'c str),
-    Instance(Uuid),
-    Process(&'c str, Uuid),
-}
-
-fn target(change: &Change) -> Target<'_> {
-    match change {
-        Change::InsertCommunity { slug, .. }
-        | Change::UpdateCommunity { slug, .. }
-        | Change::DeleteCommunity { slug, .. } => Target::Community(slug.as_str()),
-        Change::InsertInstance(NewInstance { id, .. })
-        | Change::UpdateInstance { id, .. }
-        | Change::DeleteInstance { id, .. } => Target::Instance(*id),
-        Change::InsertProcess(process) | Change::UpdateProcess { process, .. } => {
-            Target::Process(process.record.community.as_str(), process.record.id)
-        }
-    }
-}
-
 fn process_key(process: &Process) -> (&str, Uuid) {
     (process.record.community.as_str(), process.record.id)
 }
 
 impl Rows {
+    fn none(on_lock: OnLock) -> Self {
+        Self {
+            on_lock,
+            locked: HashSet::new(),
+            communities: HashMap::new(),
+            instances: HashMap::new(),
+            seen: HashMap::new(),
+            processes: HashMap::new(),
+        }
+    }
+
+    /// The rows that a question finds, locked; those that it finds and that somebody else has locked are noted.
+    async fn take<E: EntityTrait, R: FromQueryResult + Send + Sync>(
+        &mut self,
+        transaction: &DatabaseTransaction,
+        question: Select<E>,
+        lock: LockType,
+        key: impl Fn(&R) -> LockedKey,
+    ) -> Result<Vec<R>, StoreError> {
+        let taken: Vec<R> = self.on_lock.lock(question.clone(), lock).into_model().all(transaction).await?;
+        if self.on_lock == OnLock::LeaveOut {
+            let ours: HashSet<LockedKey> = taken.iter().map(&key).collect();
+            let there: Vec<R> = question.into_model().all(transaction).await?;
+            self.locked.extend(there.iter().map(&key).filter(|row| !ours.contains(row)));
+        }
+        Ok(taken)
+    }
+
+    fn is_locked(&self, row: &RowKey) -> bool {
+        self.locked.contains(&match row {
+            RowKey::Key(..) => return false,
+            RowKey::Community(slug) => LockedKey::Community(slug.as_str().to_owned()),
+            RowKey::Instance(id) => LockedKey::Instance(*id),
+            RowKey::Process(slug, id) => LockedKey::Process(slug.as_str().to_owned(), *id),
+        })
+    }
+
     async fn lock_communities(
         &mut self,
         transaction: &DatabaseTransaction,
@@ -145,15 +201,13 @@ impl Rows {
         use communities::{Column, Entity};
         let slugs: Vec<&str> = slugs.into_iter().collect();
         for chunk in slugs.chunks(keys::CHUNK) {
-            let rows: Vec<CommunityRow> = Entity::find()
+            let question = Entity::find()
                 .select_only()
                 .columns([Column::Slug, Column::Version])
                 .filter(Column::Slug.is_in(chunk.iter().copied()))
-                .order_by_asc(Column::Slug)
-                .lock(LockType::Update)
-                .into_model()
-                .all(transaction)
-                .await?;
+                .order_by_asc(Column::Slug);
+            let key = |row: &CommunityRow| LockedKey::Community(row.slug.clone());
+            let rows = self.take(transaction, question, LockType::Update, key).await?;
             self.communities.extend(rows.into_iter().map(|row| (row.slug, row.version)));
         }
         Ok(())
@@ -165,7 +219,7 @@ impl Rows {
         ids: BTreeSet<Uuid>,
         lock: LockType,
     ) -> Result<(), StoreError> {
-        for row in instance_rows(transaction, ids, lock).await? {
+        for row in self.instance_rows(transaction, ids, lock).await? {
             self.instances.insert(row.id, row);
         }
         Ok(())
@@ -176,9 +230,30 @@ impl Rows {
         transaction: &DatabaseTransaction,
         ids: BTreeSet<Uuid>,
     ) -> Result<(), StoreError> {
-        let rows = instance_rows(transaction, ids, LockType::KeyShare).await?;
+        let rows = self.instance_rows(transaction, ids, LockType::KeyShare).await?;
         self.seen.extend(rows.into_iter().map(|row| (row.id, row.version)));
         Ok(())
+    }
+
+    async fn instance_rows(
+        &mut self,
+        transaction: &DatabaseTransaction,
+        ids: BTreeSet<Uuid>,
+        lock: LockType,
+    ) -> Result<Vec<InstanceRow>, StoreError> {
+        use plugin_instances::{Column, Entity};
+        let ids: Vec<Uuid> = ids.into_iter().collect();
+        let mut rows = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(keys::CHUNK) {
+            let question = Entity::find()
+                .select_only()
+                .columns([Column::Id, Column::Community, Column::Version, Column::TickEveryMs])
+                .filter(keys::one_of(transaction.get_database_backend(), Column::Id, chunk))
+                .order_by_asc(Column::Id);
+            let key = |row: &InstanceRow| LockedKey::Instance(row.id);
+            rows.extend(self.take(transaction, question, lock, key).await?);
+        }
+        Ok(rows)
     }
 
     async fn lock_processes(
@@ -189,7 +264,7 @@ impl Rows {
         use processes::{Column, Entity};
         let pairs: Vec<(&str, Uuid)> = pairs.into_iter().collect();
         for chunk in pairs.chunks(keys::CHUNK) {
-            let rows: Vec<ProcessRow> = Entity::find()
+            let question = Entity::find()
                 .select_only()
                 .columns([
                     Column::Community,
@@ -201,11 +276,9 @@ impl Rows {
                 ])
                 .filter(keys::any_of(Column::Community, Column::Id, chunk.iter().copied()))
                 .order_by_asc(Column::Community)
-                .order_by_asc(Column::Id)
-                .lock(LockType::NoKeyUpdate)
-                .into_model()
-                .all(transaction)
-                .await?;
+                .order_by_asc(Column::Id);
+            let key = |row: &ProcessRow| LockedKey::Process(row.community.clone(), row.id);
+            let rows = self.take(transaction, question, LockType::NoKeyUpdate, key).await?;
             self.processes.extend(rows.into_iter().map(|row| ((row.community.clone(), row.id), row)));
         }
         Ok(())
@@ -241,24 +314,4 @@ impl Rows {
         let (community, id) = process_key(process);
         self.processes.get(&(community.to_owned(), id))
     }
-}
-
-async fn instance_rows(
-    transaction: &DatabaseTransaction,
-    ids: BTreeSet<Uuid>,
-    lock: LockType,
-) -> Result<Vec<InstanceRow>, StoreError> {
-    use plugin_instances::{Column, Entity};
-    let ids: Vec<Uuid> = ids.into_iter().collect();
-    let mut rows = Vec::with_capacity(ids.len());
-    for chunk in ids.chunks(keys::CHUNK) {
-        let select = Entity::find()
-            .select_only()
-            .columns([Column::Id, Column::Community, Column::Version, Column::TickEveryMs])
-            .filter(keys::one_of(transaction.get_database_backend(), Column::Id, chunk))
-            .order_by_asc(Column::Id)
-            .lock(lock);
-        rows.extend(select.into_model::<InstanceRow>().all(transaction).await?);
-    }
-    Ok(rows)
 }

@@ -53,7 +53,7 @@ pub use processes::{Process, ProcessFilter};
 pub use runs::{ActionRun, RunStatus};
 pub use steps::KeptStep;
 pub use uncertain::{Decided, Decision, KeptCommand, RunVerdict, UncertainFilter, UncertainRun};
-pub use unit::{Change, Committed, Unit};
+pub use unit::{Change, Committed, RowKey, Unit};
 
 /// Which database, and how many connections to it.
 #[derive(Clone)]

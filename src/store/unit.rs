@@ -7,7 +7,7 @@
 
 use std::{fmt, time::Duration};
 
-use metagov_sdk::contract::{CommunitySlug, Timestamp};
+use metagov_sdk::contract::{CommunitySlug, MessageId, Timestamp};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -106,6 +106,45 @@ pub enum Change {
         /// The version that was read.
         expected: i64,
     },
+}
+
+/// What units may meet on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RowKey {
+    /// The key of a command.
+    Key(CommunitySlug, MessageId),
+    /// A community.
+    Community(CommunitySlug),
+    /// A plugin instance.
+    Instance(Uuid),
+    /// A process.
+    Process(CommunitySlug, Uuid),
+}
+
+impl Unit {
+    /// Every row that it locks.
+    pub fn rows(&self) -> impl Iterator<Item = RowKey> {
+        let key = self.inbox.iter().map(|entry| RowKey::Key(entry.community.clone(), entry.message_id.clone()));
+        let saw = self.saw.iter().map(|saw| RowKey::Instance(saw.id));
+        key.chain(saw).chain(self.changes.iter().map(Change::row))
+    }
+}
+
+impl Change {
+    /// The row that it changes.
+    pub(super) fn row(&self) -> RowKey {
+        match self {
+            Self::InsertCommunity { slug, .. }
+            | Self::UpdateCommunity { slug, .. }
+            | Self::DeleteCommunity { slug, .. } => RowKey::Community(slug.clone()),
+            Self::InsertInstance(NewInstance { id, .. })
+            | Self::UpdateInstance { id, .. }
+            | Self::DeleteInstance { id, .. } => RowKey::Instance(*id),
+            Self::InsertProcess(process) | Self::UpdateProcess { process, .. } => {
+                RowKey::Process(process.record.community.clone(), process.record.id)
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Change {

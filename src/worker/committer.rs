@@ -2,9 +2,9 @@
 //!
 //! It takes what has gathered and never waits for more, so a lone command is not delayed and a flood is batched. Two
 //! batches are in flight, so that database and broker work at the same time. It knows no commands: a [`Unit`] comes in,
-//! what became of it goes back. Up: [`super::settle`]. Down: [`Store::commit`], then [`Bus::publish`].
+//! what became of it goes back. A lane is never held by a unit whose row somebody else has locked ([`super::contended`]). Up: [`super::settle`]. Down: [`Store::commit`], then [`Bus::publish`].
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -15,6 +15,7 @@ use tracing::info;
 
 use super::{
     answer::{message_of_stored, to_events, to_reply},
+    contended::{Contended, First},
     envelope::Envelope,
     marking::Marks,
     patience::Patience,
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     bus::{Bus, Outgoing, Published},
     failpoint::failpoint,
-    store::{Committed, OutboxEvent, Store, StoreError, Unit},
+    store::{Committed, OutboxEvent, RowKey, Store, StoreError, Unit},
     telemetry::measures,
 };
 
@@ -55,7 +56,7 @@ pub(super) enum Settled {
 pub(super) type Part = (Unit, Arc<Envelope>);
 
 /// Parts that are written together or not at all.
-struct Work {
+pub(super) struct Work {
     group: Vec<Part>,
     done: oneshot::Sender<Vec<Settled>>,
 }
@@ -88,22 +89,39 @@ impl Committer {
     ) -> Self {
         let (work, mut gathered) = mpsc::channel::<Work>(limits.batch * limits.in_flight * 2);
         let tracker = tasks.clone();
+        let desk = Arc::new(Desk { store, bus, trouble, contended: Contended::default(), abort });
+        let waiting = Arc::clone(&desk);
+        let side = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { waiting.try_contended().await }));
         tasks.spawn(async move {
+            let _side = side;
             let lanes = Arc::new(Semaphore::new(limits.in_flight));
+            let mut open = true;
             loop {
+                if !open && desk.contended.is_empty() {
+                    // Whoever comes to wait for a locked row meanwhile is not left behind.
+                    let all = u32::try_from(limits.in_flight).unwrap_or(u32::MAX);
+                    let Ok(_ended) = lanes.acquire_many(all).await else { return };
+                    if desk.contended.is_empty() {
+                        return;
+                    }
+                }
                 // The lane first: while both are busy, more gathers, and the next batch is larger.
                 let Ok(lane) = Arc::clone(&lanes).acquire_owned().await else { return };
-                let mut batch = Vec::with_capacity(limits.batch);
-                let received = tokio::select! {
-                    () = abort.cancelled() => return,
-                    received = gathered.recv_many(&mut batch, limits.batch) => received,
-                };
-                if received == 0 {
-                    return;
+                let mut batch = desk.contended.take_free(limits.batch);
+                if batch.is_empty() {
+                    tokio::select! {
+                        () = desk.abort.cancelled() => return,
+                        received = gathered.recv_many(&mut batch, limits.batch), if open => open = received > 0,
+                        () = desk.contended.freed() => {}
+                    }
                 }
-                let (store, bus, trouble, abort) = (store.clone(), bus.clone(), Arc::clone(&trouble), abort.clone());
+                let batch = desk.contended.keep_back(batch);
+                if batch.is_empty() {
+                    continue;
+                }
+                let desk = Arc::clone(&desk);
                 tracker.spawn(async move {
-                    settle(&store, &bus, batch, &trouble, &abort).await;
+                    desk.settle(batch).await;
                     drop(lane);
                 });
             }
@@ -128,45 +146,110 @@ impl Committer {
     }
 }
 
-/// Commits for as long as the database is only away: all units, then those that it could not take for the time being. Each
-/// is told as soon as it is stored, whatever becomes of its neighbours.
-async fn settle(store: &Store, bus: &Bus, batch: Vec<Work>, trouble: &Trouble, abort: &CancellationToken) {
-    let begun = Instant::now();
-    metrics::histogram!(measures::COMMIT_BATCH).record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
-    let (mut open, mut patience) = (batch, Patience::new());
-    loop {
-        let groups = open.iter().map(|work| work.group.iter().map(|(unit, _)| unit.clone()).collect()).collect();
-        let error = match store.commit_groups(groups).await {
-            Ok(committed) => {
-                let (mut settled, mut left, mut away) = (Vec::with_capacity(open.len()), Vec::new(), None);
-                for (work, committed) in open.into_iter().zip(committed) {
-                    match committed.first() {
-                        Some(Committed::Refused(error)) if error.is_passing() => {
-                            away = Some(error.clone());
-                            left.push(work);
+/// What lanes work with.
+struct Desk {
+    store: Store,
+    bus: Bus,
+    trouble: Arc<Trouble>,
+    contended: Contended,
+    abort: CancellationToken,
+}
+
+impl Desk {
+    /// Commits for as long as the database is only away: all units, then those that it could not take for the time being.
+    /// Each is answered as soon as it is stored, whatever becomes of its neighbours. Who needs a row that somebody else has
+    /// locked waits elsewhere.
+    async fn settle(&self, batch: Vec<Work>) {
+        let begun = Instant::now();
+        metrics::histogram!(measures::COMMIT_BATCH).record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
+        let (mut open, mut patience) = (batch, Patience::new());
+        loop {
+            let error = match self.store.commit_groups(units(&open)).await {
+                Ok(committed) => {
+                    let (mut settled, mut left, mut away) = (Vec::with_capacity(open.len()), Vec::new(), None);
+                    for (work, committed) in open.into_iter().zip(committed) {
+                        match committed.first() {
+                            Some(Committed::Refused(error @ StoreError::Contended(_))) => {
+                                self.trouble.met(error);
+                                self.contended.wait(work);
+                            }
+                            Some(Committed::Refused(error)) if error.is_passing() => {
+                                away = Some(error.clone());
+                                left.push(work);
+                            }
+                            _ => settled.push((work, committed)),
                         }
-                        _ => settled.push((work, committed)),
                     }
+                    metrics::histogram!(measures::COMMIT_SECONDS).record(begun.elapsed());
+                    tell(&self.store, &self.bus, settled, &self.abort).await;
+                    let Some(error) = away else { return };
+                    open = left;
+                    error
                 }
-                metrics::histogram!(measures::COMMIT_SECONDS).record(begun.elapsed());
-                tell(store, bus, settled, abort).await;
-                let Some(error) = away else { return };
-                open = left;
-                error
+                Err(error) if error.is_passing() => error,
+                Err(error) => return end_all(open, || Settled::Refused(error.clone())),
+            };
+            self.trouble.met(&error);
+            // What is being committed is not given up half-way: only the wait ends early.
+            tokio::select! {
+                () = self.abort.cancelled() => return end_all(open, || Settled::Closed),
+                () = patience.wait() => {}
             }
-            Err(error) if error.is_passing() => error,
-            Err(error) => return end_all(open, || Settled::Refused(error.clone())),
-        };
-        trouble.met(&error);
-        // What is being committed is not given up half-way: only the wait ends early.
-        tokio::select! {
-            () = abort.cancelled() => return end_all(open, || Settled::Closed),
-            () = patience.wait() => {}
+        }
+    }
+
+    /// Tries those who wait for locked rows, for ever.
+    async fn try_contended(&self) {
+        loop {
+            let firsts = self.contended.due().await;
+            let groups = firsts.iter().map(|first| units_of(&first.work)).collect();
+            let committed = match self.store.commit_groups_unless_locked(groups).await {
+                Ok(committed) => committed,
+                Err(error) => {
+                    self.trouble.met(&error);
+                    for first in firsts {
+                        self.contended.still(first);
+                    }
+                    continue;
+                }
+            };
+            let (mut settled, mut through) = (Vec::with_capacity(firsts.len()), Vec::with_capacity(firsts.len()));
+            for (first, committed) in firsts.into_iter().zip(committed) {
+                if let Some(Committed::Refused(error)) = committed.first().filter(|answer| waits(answer)) {
+                    self.trouble.met(error);
+                    self.contended.still(first);
+                } else {
+                    let First { line, work } = first;
+                    settled.push((work, committed));
+                    through.push(line);
+                }
+            }
+            tell(&self.store, &self.bus, settled, &self.abort).await;
+            for line in through {
+                self.contended.through(line);
+            }
         }
     }
 }
 
+fn waits(committed: &Committed) -> bool {
+    matches!(committed, Committed::Refused(error) if error.is_passing())
+}
+
+fn units(works: &[Work]) -> Vec<Vec<Unit>> {
+    works.iter().map(units_of).collect()
+}
+
+fn units_of(work: &Work) -> Vec<Unit> {
+    work.group.iter().map(|(unit, _)| unit.clone()).collect()
+}
+
 impl Work {
+    /// Every row that it needs.
+    pub(super) fn rows(&self) -> HashSet<RowKey> {
+        self.group.iter().flat_map(|(unit, _)| unit.rows()).collect()
+    }
+
     fn end(self, settled: Vec<Settled>) {
         // An error is a handler that has gone.
         let _ = self.done.send(settled);

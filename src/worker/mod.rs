@@ -18,6 +18,7 @@ mod bound;
 mod closing;
 mod committer;
 mod community;
+mod contended;
 mod envelope;
 mod guard;
 mod handle;

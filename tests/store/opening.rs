@@ -47,6 +47,8 @@ async fn writers_on_all_sides_never_fail(database: &Database) {
                     match store.commit(vec![unit]).await.expect("a commit never fails").remove(0) {
                         Committed::Stored => break,
                         Committed::Stale => {}
+                        // Too many before it in line: it may come again.
+                        Committed::Refused(error) if error.is_passing() => {}
                         other => panic!("{other:?}"),
                     }
                 }

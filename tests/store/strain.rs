@@ -166,6 +166,40 @@ async fn a_row_that_somebody_holds_is_waited_for_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_somebody_holds_keeps_back_only_those_that_need_it() {
+    let database = Database::create(On::Postgres).await;
+    let store = database.store().await;
+    let (held, free) = (community(&store, "a").await, community(&store, "b").await);
+    let somebody = database.raw().await;
+    let holding = somebody.begin().await.expect("a transaction");
+    let lock = "SELECT 1 FROM plugin_instances WHERE community = 'a' FOR UPDATE";
+    holding.execute_unprepared(lock).await.expect("the row is free");
+    let units = || {
+        let unit = |n: usize| match n % 4 {
+            0 => Unit { saw: Some(held), ..pure("a", &format!("k{n}")) },
+            _ => Unit { saw: Some(free), ..pure("b", &format!("k{n}")) },
+        };
+        (0..40).map(unit).collect::<Vec<_>>()
+    };
+    let waits = |answer: &Committed| matches!(answer, Committed::Refused(error) if error.is_passing());
+    let began = Instant::now();
+    let answers = store.commit(units()).await.expect("the database answers");
+    println!("40 commands, a quarter of them on a row that is held: {:?}", began.elapsed());
+    for (n, answer) in answers.iter().enumerate() {
+        assert!(if n % 4 == 0 { waits(answer) } else { matches!(answer, Committed::Stored) }, "{n}: {answer:?}");
+    }
+    let groups = vec![vec![Unit { saw: Some(held), ..pure("a", "g1") }, pure("a", "g2")], vec![pure("b", "g3")]];
+    let answers = store.commit_groups_unless_locked(groups).await.expect("the database answers");
+    assert!(answers[0].iter().all(waits) && matches!(answers[1][..], [Committed::Stored]), "{answers:?}");
+    let keys = "SELECT COUNT(*) FROM inbox WHERE community = 'a'";
+    assert_eq!(figure(&database, keys).await, 0, "what waits has left nothing");
+    holding.rollback().await.expect("it ends");
+    let answers = store.commit(units()).await.expect("the database answers");
+    assert!(answers.iter().step_by(4).all(|answer| matches!(answer, Committed::Stored)), "{answers:?}");
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_community_is_deleted_however_long_its_runs_take_to_go() {
     let database = Database::create(On::Postgres).await;
     let store = database.store().await;
