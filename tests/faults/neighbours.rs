@@ -246,7 +246,11 @@ pub(crate) async fn t69(rig: &mut Rig, size: Size) -> Row {
     const MIB: usize = 1024 * 1024;
     let (count, room) = size.of((512, 256), (96, 64));
     let settings = vec![("worker.prefetch_bytes", (room * MIB).to_string())];
-    let mut service = service(rig, 1, settings).await;
+    // As in `deploy/Dockerfile`.
+    let allocator = [("MMAP_THRESHOLD_", "65536"), ("TRIM_THRESHOLD_", "131072"), ("ARENA_MAX", "2")];
+    let environment = allocator.map(|(name, value)| (format!("MALLOC_{name}"), value.to_owned())).to_vec();
+    let communities = vec![COMMUNITY.to_owned(), TROUBLED.to_owned()];
+    let mut service = rig.service(Setup { settings, environment, communities, ..Setup::default() }).await;
     let small = neighbours(&service, 2_000);
     service.driver.send(&small).await;
     service.answered(&small, small.len()).await;
@@ -271,6 +275,7 @@ pub(crate) async fn t69(rig: &mut Rig, size: Size) -> Row {
     let grown = |now: u64| usize::try_from(now.saturating_sub(before) / 1024).expect("it is small");
     Row::new("T69", format!("{count} bodies of 1 MiB at a worker with room for {room} MiB of them"))
         .counts(tally)
-        .at_most("MiB grown at most", grown(most), room)
+        // In the small size, what a worker takes besides bodies is not little beside them.
+        .at_most("MiB grown at most", grown(most), size.of(room, room * 3 / 2))
         .at_most("MiB grown in the end", grown(left), room / 2)
 }
