@@ -7,7 +7,7 @@ mod database;
 #[expect(dead_code, reason = "the store's own stories use the rest")]
 mod sample;
 
-use metagov::store::{Change, Committed, StoreError, Unit};
+use metagov::store::{Change, Committed, Store, StoreError, Unit};
 use metagov_migrations::Migrator;
 use sea_orm::{ConnectionTrait, Statement};
 use sea_orm_migration::MigratorTrait;
@@ -21,7 +21,8 @@ on_both!(
     every_step_goes_down_and_up_again_on_tables_with_rows,
     what_is_pending_is_told_without_changing_anything,
     of_programs_that_migrate_at_once_one_does,
-    a_database_of_a_newer_version_is_refused,
+    beside_a_newer_version_an_older_one_goes_on,
+    a_newer_version_that_breaks_with_older_ones_is_refused_by_them,
 );
 
 /// Rows in every table.
@@ -87,12 +88,31 @@ async fn of_programs_that_migrate_at_once_one_does(database: &Database) {
     assert_eq!(applied, [0, 0, Migrator::migrations().len()]);
 }
 
-async fn a_database_of_a_newer_version_is_refused(database: &Database) {
+/// The database as a newer version leaves it, whose step is called so.
+async fn newer(database: &Database, step: &str) -> Store {
     let store = database.store().await;
     let raw = database.raw().await;
-    let newer = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m29990101_000000_newer', 0)";
-    raw.execute_unprepared(newer).await.expect("the row is written");
+    let row = format!("INSERT INTO seaql_migrations (version, applied_at) VALUES ('{step}', 0)");
+    for statement in [row.as_str(), "ALTER TABLE outbox ADD COLUMN newer TEXT", "CREATE TABLE newer (id TEXT)"] {
+        raw.execute_unprepared(statement).await.expect("the newer version can do it");
+    }
     raw.close().await.expect("the connection closes");
+    store
+}
+
+async fn beside_a_newer_version_an_older_one_goes_on(database: &Database) {
+    let running = newer(database, "m29990101_000000_newer").await;
+    let restarted = database.connect().await;
+    for store in [running, restarted] {
+        assert_eq!(store.pending_migrations().await.expect("it can live with it"), [""; 0]);
+        assert_eq!(store.migrate().await.expect("there is nothing to do"), [""; 0]);
+        store.ping().await.expect("it can be written to");
+    }
+    fill(database).await;
+}
+
+async fn a_newer_version_that_breaks_with_older_ones_is_refused_by_them(database: &Database) {
+    let store = newer(database, "m29990101_000000_newer_breaking").await;
     for refused in [store.migrate().await, store.pending_migrations().await] {
         assert!(matches!(refused, Err(StoreError::Newer(_))), "{refused:?}");
     }

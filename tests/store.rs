@@ -17,6 +17,8 @@ mod database;
 mod due;
 #[path = "store/opening.rs"]
 mod opening;
+#[path = "store/operators.rs"]
+mod operators;
 #[path = "store/outbox.rs"]
 mod outbox;
 #[path = "store/processes.rs"]

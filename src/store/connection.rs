@@ -5,6 +5,7 @@
 //! SeaORM's connections.
 
 use std::{
+    io,
     path::Path,
     str::FromStr,
     time::{Duration, Instant},
@@ -13,15 +14,15 @@ use std::{
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection,
     sqlx::{
-        self, Connection as _, SqliteConnection,
+        self, Connection as _, PgConnection, Row as _, SqliteConnection,
         postgres::PgConnectOptions,
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
     },
 };
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::{Settings, StoreError};
+use super::{Settings, StoreError, sessions};
 
 /// How long a call waits for a free connection.
 const ACQUIRE: Duration = Duration::from_secs(10);
@@ -70,21 +71,71 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
 }
 
 async fn postgres(settings: &Settings) -> Result<Connections, StoreError> {
-    // The parser's own words may quote the URL, which holds a password.
-    if PgConnectOptions::from_str(&settings.url).is_err() {
-        let reason = "it is not of the form postgres://user:password@host:port/database".into();
-        return Err(StoreError::InvalidUrl { reason });
+    let invalid = |reason: &str| StoreError::InvalidUrl { reason: reason.into() };
+    // sqlx knows no encrypted keys, and would write the password into the log.
+    if settings.url.contains("sslpassword=") {
+        return Err(invalid("sslpassword is not supported; name a key without a password in sslkey"));
     }
+    // The parser's own words may quote the URL, which holds a password.
+    let parsed = PgConnectOptions::from_str(&settings.url)
+        .map_err(|_| invalid("it is not of the form postgres://user:password@host:port/database"))?;
+    try_once(&prepared(parsed)).await?;
     let mut options = options(&settings.url, settings.max_connections);
-    options.map_sqlx_postgres_opts(|options| {
-        options
-            .application_name("metagov")
-            .options(POSTGRES_SESSION)
-            // A multi-row insert is another statement for each number of rows.
-            .statement_cache_capacity(256)
+    options.map_sqlx_postgres_opts(prepared).map_sqlx_postgres_pool_opts(|pool| {
+        pool.before_acquire(|_, session| Box::pin(async move { Ok(sessions::may_be_used(session.age)) }))
     });
     let pool = Database::connect(options).await?;
     Ok(Connections { writer: pool.clone(), reader: pool })
+}
+
+fn prepared(options: PgConnectOptions) -> PgConnectOptions {
+    // An address of IP version 6 stands in brackets in a URL, and nowhere else.
+    let host = options.get_host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    options
+        .host(&host)
+        .application_name("metagov")
+        .options(POSTGRES_SESSION)
+        // A multi-row insert is another statement for each number of rows.
+        .statement_cache_capacity(256)
+}
+
+/// Connects once, for a pool tries again what is refused until its time is up, and then does not say what was refused.
+async fn try_once(options: &PgConnectOptions) -> Result<(), StoreError> {
+    let trial = async {
+        let mut connection = PgConnection::connect_with(options).await?;
+        let encoding: String = sqlx::query("SHOW server_encoding").fetch_one(&mut connection).await?.try_get(0)?;
+        connection.close().await?;
+        Ok::<_, sqlx::Error>(encoding)
+    };
+    let to = format!("{}:{}", options.get_host(), options.get_port());
+    let encoding = match timeout(ACQUIRE, trial).await {
+        Ok(Ok(encoding)) => encoding,
+        Ok(Err(error)) => return Err(unreachable(&to, error)),
+        Err(_) => return Err(StoreError::Unavailable(format!("no answer from {to} within {} s", ACQUIRE.as_secs()))),
+    };
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(StoreError::InvalidUrl {
+        reason: format!("the encoding of the database is {encoding}; create one with ENCODING 'UTF8'"),
+    })
+}
+
+/// What is wrong on the way to the database, in one line.
+fn unreachable(to: &str, error: sqlx::Error) -> StoreError {
+    match error {
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            StoreError::Unavailable(format!("nothing listens at {to}; is the database running?"))
+        }
+        sqlx::Error::Io(error) => StoreError::Unavailable(format!("{to} cannot be reached: {error}")),
+        sqlx::Error::Tls(error) => StoreError::Unavailable(format!("TLS with {to} failed: {error}")),
+        sqlx::Error::Database(refusal) => StoreError::Unavailable(format!(
+            "{to} refuses the connection: {} (code {})",
+            refusal.message(),
+            refusal.code().unwrap_or_default()
+        )),
+        other => StoreError::Unavailable(format!("{to}: {other}")),
+    }
 }
 
 async fn sqlite(settings: &Settings) -> Result<Connections, StoreError> {

@@ -2,9 +2,24 @@
 //!
 //! Up: the worker, which waits and tries again while [`StoreError::is_passing`] holds. Down: SeaORM's errors, which do
 //! not leave the store. Messages never carry the database's URL.
+//!
+//! What an answer of PostgreSQL means, by its SQLSTATE (appendix A of its manual):
+//!
+//! | SQLSTATE | what heals it | so |
+//! |---|---|---|
+//! | 40001, 40P01, 55P03, 57014 | the same statements again | contended: the batch is split and repeated |
+//! | 23503, 23505 | nothing, and the caller knows what it means | a constraint |
+//! | 21, 22, 23, 27, 44, 54, P0, XX001, XX002 | nothing: it is about the values or one row | that command's fault, the batch goes on without it |
+//! | 0A, 25006, 26, 42P05, 08P, XX | a new session | all sessions are given up, and it is waited for |
+//! | 42 | an operator: a table, a column or a right is missing | it is waited for, and the remedy is told |
+//! | all others, those of later versions too | time, or an operator | it is waited for |
+//!
+//! To wait is the default, for a command that waits is late, and one that is refused is lost.
 
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 use thiserror::Error;
+
+use super::sessions;
 
 /// An operation on the database failed.
 #[derive(Debug, Clone, Error)]
@@ -21,7 +36,8 @@ pub enum StoreError {
         /// What the operating system said.
         kind: std::io::ErrorKind,
     },
-    /// The database is away, out of connections, out of space or too slow. It may have carried out what was asked.
+    /// The database is away, out of connections, out of space or too slow, does not write, or lacks a table or a right. It
+    /// may have carried out what was asked.
     #[error("the database is not available: {0}")]
     Unavailable(String),
     /// Others held the same rows for too long, or each waited for the other. Nothing was written.
@@ -81,8 +97,13 @@ impl From<DbErr> for StoreError {
                     let code = refusal.code().unwrap_or_default();
                     // A message of PostgreSQL may quote the row ("Key (id)=(…)") in its detail, which is left out here.
                     let text = format!("{} (code {code})", refusal.message());
-                    match Kind::of(&code) {
+                    match Kind::of(&code, refusal.message()) {
                         Kind::Unavailable => Self::Unavailable(text),
+                        Kind::Stale => {
+                            sessions::give_up();
+                            Self::Unavailable(text)
+                        }
+                        Kind::Unprepared => Self::Unavailable(format!("{text}; {REMEDY}")),
                         Kind::Contended => Self::Contended(text),
                         Kind::Constraint => Self::Constraint(text),
                         Kind::Other => Self::Other(error),
@@ -101,42 +122,69 @@ impl From<DbErr> for StoreError {
     }
 }
 
+/// What to do where the database is not as the migrations made it.
+const REMEDY: &str = "the schema or the rights of this user are not what they should be: run `metagov migrate`, or grant \
+                      this user what is missing";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Unavailable,
+    /// Unavailable on this session and those like it.
+    Stale,
+    /// Unavailable until somebody puts the schema or the rights in order.
+    Unprepared,
     Contended,
     Constraint,
     Other,
 }
 
 impl Kind {
-    /// Sorts PostgreSQL's five-character SQLSTATE (its appendix A) and SQLite's numeric result codes.
-    fn of(code: &str) -> Self {
+    /// Sorts PostgreSQL's five-character SQLSTATE and SQLite's numeric result codes.
+    fn of(code: &str, message: &str) -> Self {
         if code.len() == 5 {
-            return match code {
-                // Serialisation failure, deadlock, lock timeout, statement timeout.
-                "40001" | "40P01" | "55P03" | "57014" => Self::Contended,
-                // Foreign key, unique.
-                "23503" | "23505" => Self::Constraint,
-                _ => match &code[..2] {
-                    // Connection, invalid transaction state after a lost one, resources, operator, system. And the two
-                    // by which the server turns us away at its door: somebody renews a password or restores a backup.
-                    "08" | "25" | "28" | "3D" | "53" | "57" | "58" => Self::Unavailable,
-                    _ => Self::Other,
-                },
-            };
+            return Self::of_postgres(code);
         }
-        // The low byte of an extended result code is the primary one, https://sqlite.org/rescode.html
-        match code.parse::<u32>() {
+        code.parse().map_or(Self::Other, |code| Self::of_sqlite(code, message))
+    }
+
+    fn of_postgres(code: &str) -> Self {
+        match code {
+            // Serialisation failure, deadlock, lock timeout, statement timeout.
+            "40001" | "40P01" | "55P03" | "57014" => return Self::Contended,
+            // Foreign key, unique.
+            "23503" | "23505" => return Self::Constraint,
+            // A page, an index.
+            "XX001" | "XX002" => return Self::Other,
+            // Read-only, a prepared statement that is there already.
+            "25006" | "42P05" => return Self::Stale,
+            _ => {}
+        }
+        match &code[..2] {
+            // Cardinality, data, constraints, triggers, views with a check, limits of the program, `RAISE EXCEPTION`.
+            "21" | "22" | "23" | "27" | "44" | "54" | "P0" => Self::Other,
+            // Cached plan, prepared statement, internal error.
+            "0A" | "26" | "XX" => Self::Stale,
+            // No such table or column, no right.
+            "42" => Self::Unprepared,
+            _ if code.starts_with("08P") => Self::Stale,
+            _ => Self::Unavailable,
+        }
+    }
+
+    /// The low byte of an extended result code is the primary one, <https://sqlite.org/rescode.html>
+    fn of_sqlite(code: u32, message: &str) -> Self {
+        match code {
             // Foreign key, primary key, unique.
-            Ok(787 | 1555 | 2067) => Self::Constraint,
-            Ok(code) => match code & 0xff {
+            787 | 1555 | 2067 => Self::Constraint,
+            // The one code for everything that is wrong with a statement.
+            1 if message.starts_with("no such") || message.contains("has no column") => Self::Unprepared,
+            code => match code & 0xff {
                 // Busy, locked, interrupted, lost a race for the log, changed under us.
                 5 | 6 | 9 | 15 | 17 => Self::Contended,
                 // Out of memory, read-only, input or output, full, cannot open.
                 7 | 8 | 10 | 13 | 14 => Self::Unavailable,
                 _ => Self::Other,
             },
-            Err(_) => Self::Other,
         }
     }
 }

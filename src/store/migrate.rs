@@ -1,12 +1,13 @@
 //! Applying migrations, once, however many programs start at the same time.
 //!
-//! All pending steps run in one transaction. PostgreSQL's advisory lock, or SQLite's single writer, makes the others
+//! An older program works beside the tables of a newer one for the time of a deployment: steps only add, and what an older
+//! program cannot live with is named `…_breaking` and refused by it. All pending steps run in one transaction. PostgreSQL's advisory lock, or SQLite's single writer, makes the others
 //! wait; they then find nothing to do. Up: `metagov migrate`, and `metagov dev` at its start. Down:
 //! [`metagov_migrations`].
 
 use metagov_migrations::Migrator;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
-use sea_orm_migration::MigratorTrait;
+use sea_orm_migration::{Migration, MigratorTrait};
 
 use super::{Store, StoreError, transaction::bounded};
 
@@ -15,6 +16,9 @@ const LOCK: i64 = 0x006d_6574_6167_6f76;
 
 /// How long to wait for another program's migration, and for each lock of our own.
 const WAIT: &str = "30s";
+
+/// How a step is called that programs older than it cannot live with.
+const BREAKING: &str = "_breaking";
 
 impl Store {
     /// Applies the migrations that are pending and names them. Several programs may do so at once: one applies, the
@@ -34,9 +38,18 @@ impl Store {
                         ))
                         .await?;
                 }
-                let pending = names(Migrator::get_pending_migrations(transaction).await)?;
-                Migrator::up(transaction, None).await.map_err(unusable)?;
-                Ok(pending)
+                match Migrator::get_pending_migrations(transaction).await {
+                    Ok(pending) => {
+                        Migrator::up(transaction, None).await?;
+                        Ok(names(&pending))
+                    }
+                    Err(DbErr::Custom(newer)) => match beside_newer(transaction, &newer).await? {
+                        nothing if nothing.is_empty() => Ok(nothing),
+                        // In what order they belong is for the newer program to say.
+                        _ => Err(StoreError::Newer(newer)),
+                    },
+                    Err(error) => Err(error.into()),
+                }
             })
         })
         .await
@@ -48,18 +61,28 @@ impl Store {
     /// Of the database.
     pub async fn pending_migrations(&self) -> Result<Vec<String>, StoreError> {
         let reader = self.connections.reader.clone();
-        bounded(async move { names(Migrator::get_pending_migrations_read_only(&reader).await) }).await
+        bounded(async move {
+            match Migrator::get_pending_migrations_read_only(&reader).await {
+                Ok(pending) => Ok(names(&pending)),
+                Err(DbErr::Custom(newer)) => beside_newer(&reader, &newer).await,
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await
     }
 }
 
-fn names(pending: Result<Vec<sea_orm_migration::Migration>, DbErr>) -> Result<Vec<String>, StoreError> {
-    Ok(pending.map_err(unusable)?.iter().map(|migration| migration.name().to_owned()).collect())
+fn names(pending: &[Migration]) -> Vec<String> {
+    pending.iter().map(|migration| migration.name().to_owned()).collect()
 }
 
-/// A step that is applied but unknown means that a newer version was here.
-fn unusable(error: DbErr) -> StoreError {
-    match error {
-        DbErr::Custom(text) => StoreError::Newer(text),
-        error => error.into(),
+/// What is pending where a newer program has applied steps that this one does not know, if it can live with them.
+async fn beside_newer(connection: &impl ConnectionTrait, newer: &str) -> Result<Vec<String>, StoreError> {
+    let applied: Vec<String> =
+        Migrator::get_migration_models(connection).await?.into_iter().map(|model| model.version).collect();
+    let known: Vec<String> = Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
+    if applied.iter().any(|step| !known.contains(step) && step.ends_with(BREAKING)) {
+        return Err(StoreError::Newer(newer.to_owned()));
     }
+    Ok(known.into_iter().filter(|step| !applied.contains(step)).collect())
 }

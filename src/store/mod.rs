@@ -28,6 +28,7 @@ mod outbox;
 mod overdue;
 mod processes;
 mod runs;
+mod sessions;
 mod steps;
 mod stranded;
 mod suspects;
@@ -36,6 +37,7 @@ mod uncertain;
 mod unit;
 
 use metagov_sdk::contract::Timestamp;
+use sea_orm::{ConnectionTrait, DbBackend};
 
 use self::connection::Connections;
 
@@ -54,6 +56,19 @@ pub use runs::{ActionRun, RunStatus};
 pub use steps::KeptStep;
 pub use uncertain::{Decided, Decision, KeptCommand, RunVerdict, UncertainFilter, UncertainRun};
 pub use unit::{Change, Committed, RowKey, Unit};
+
+/// What the service writes to.
+const TABLES: [&str; 9] = [
+    "action_runs",
+    "communities",
+    "inbox",
+    "outbox",
+    "plugin_instances",
+    "processes",
+    "steps",
+    "suspects",
+    "uncertain_runs",
+];
 
 /// Which database, and how many connections to it.
 #[derive(Clone)]
@@ -85,13 +100,24 @@ impl Store {
         Ok(Self { connections: Connections::open(settings).await? })
     }
 
-    /// Asks the database for nothing, to see whether it answers.
+    /// Whether the database takes what the service writes: on PostgreSQL, nothing is written into each table. A standby, a
+    /// missing table and a missing right are found by it, and nothing is locked but against changes of the schema. SQLite
+    /// has one writer, which nobody waits for here: it is read.
     ///
     /// # Errors
     /// Of the database.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        let reader = self.connections.reader.clone();
-        transaction::bounded(async move { Ok(reader.ping().await?) }).await
+        let pool = self.connections.reader.clone();
+        transaction::bounded(async move {
+            let postgres = pool.get_database_backend() == DbBackend::Postgres;
+            let ask = |table: &&str| {
+                let nothing = format!("SELECT * FROM {table} WHERE FALSE;");
+                if postgres { format!("INSERT INTO {table} {nothing}") } else { nothing }
+            };
+            pool.execute_unprepared(&TABLES.iter().map(ask).collect::<String>()).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// What time it is by the database's clock.

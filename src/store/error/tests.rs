@@ -27,9 +27,24 @@ const CODES: &[(&str, &str, bool, bool)] = &[
     ("23502", "not null", false, true),
     ("22001", "text too long", false, true),
     ("22P05", "a character that the encoding does not have", false, true),
-    ("42501", "no permission", false, true),
-    ("42P01", "no such table", false, true),
+    ("22021", "bytes that the encoding does not have", false, true),
+    ("22003", "number out of range", false, true),
+    ("22P02", "no number or no UUID", false, true),
+    ("21000", "the same row twice in one statement", false, true),
+    ("54000", "a row too large for its index", false, true),
+    ("P0001", "a trigger refuses the row", false, true),
     ("XX001", "data corrupted", false, true),
+    ("0A000", "cached plan must not change result type", true, false),
+    ("26000", "no such prepared statement", true, false),
+    ("42P05", "such a prepared statement already", true, false),
+    ("XX000", "internal error", true, false),
+    ("42501", "no permission", true, false),
+    ("42P01", "no such table", true, false),
+    ("42703", "no such column", true, false),
+    ("42P10", "no such unique constraint", true, false),
+    ("3F000", "no such schema", true, false),
+    ("55000", "not in the state for it", true, false),
+    ("ZZ999", "a class that this version does not know", true, false),
     ("5", "SQLITE_BUSY", true, true),
     ("517", "SQLITE_BUSY_SNAPSHOT", true, true),
     ("261", "SQLITE_BUSY_RECOVERY", true, true),
@@ -59,9 +74,22 @@ const CODES: &[(&str, &str, bool, bool)] = &[
 #[test]
 fn every_code_is_passing_or_not_and_one_units_fault_or_not() {
     for (code, what, passing, one_unit) in CODES {
-        let kind = Kind::of(code);
-        let is_passing = matches!(kind, Kind::Unavailable | Kind::Contended);
-        assert_eq!(is_passing, *passing, "{code}, {what}: passing");
-        assert_eq!(!matches!(kind, Kind::Unavailable), *one_unit, "{code}, {what}: one unit's fault");
+        let kind = Kind::of(code, what);
+        let waited_for = matches!(kind, Kind::Unavailable | Kind::Stale | Kind::Unprepared);
+        assert_eq!(waited_for || kind == Kind::Contended, *passing, "{code}, {what}: passing");
+        assert_eq!(!waited_for, *one_unit, "{code}, {what}: one unit's fault");
+    }
+}
+
+#[test]
+fn sessions_are_given_up_where_only_a_new_one_helps_and_operators_are_told_where_only_they_do() {
+    for code in ["25006", "0A000", "26000", "42P05", "08P01", "XX000"] {
+        assert_eq!(Kind::of(code, ""), Kind::Stale, "{code}");
+    }
+    for code in ["42P01", "42501", "42703", "42883"] {
+        assert_eq!(Kind::of(code, ""), Kind::Unprepared, "{code}");
+    }
+    for message in ["no such table: outbox", "table outbox has no column named x"] {
+        assert_eq!(Kind::of("1", message), Kind::Unprepared, "{message}");
     }
 }
