@@ -2,6 +2,8 @@
 
 #[path = "bus/broker.rs"]
 mod broker;
+#[path = "bus/certificates.rs"]
+mod certificates;
 #[path = "bus/faults.rs"]
 mod faults;
 #[path = "bus/hostile.rs"]
@@ -19,3 +21,5 @@ mod rig;
 mod seam;
 #[path = "bus/socket.rs"]
 mod socket;
+#[path = "bus/tls.rs"]
+mod tls;

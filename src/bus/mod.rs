@@ -279,6 +279,17 @@ impl Bus {
         }
     }
 
+    /// Waits for the first connection, and comes back with the reason where an attempt failed; the sessions go on trying.
+    ///
+    /// # Errors
+    /// What is wrong, in words for whoever set the address.
+    pub async fn connected(&self) -> Result<(), String> {
+        match &self.0 {
+            Kind::RabbitMq(bus) => bus.connected().await,
+            Kind::InProcess(_) | Kind::Socket(_) => Ok(()),
+        }
+    }
+
     /// Whether both sessions with the broker stand.
     #[must_use]
     pub fn is_connected(&self) -> bool {

@@ -39,16 +39,10 @@ pub(super) async fn bus(config: &Config) -> anyhow::Result<Bus> {
         return dev_bus(&config.data_dir).await;
     }
     let bus = Bus::connect(&app::bus_settings(config)?, CancellationToken::new()).await?;
-    let connected = async {
-        let mut look = tokio::time::interval(Duration::from_millis(20));
-        while !bus.is_connected() {
-            look.tick().await;
-        }
-    };
-    if tokio::time::timeout(PATIENCE, connected).await.is_err() {
+    let connected = tokio::time::timeout(PATIENCE, bus.connected()).await;
+    if let Err(why) = connected.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs()))) {
         let url = mask_url(config.broker.url.expose_secret());
-        let words = format!("the broker {url} does not answer; is it running, and are user and password right?");
-        return Err(Stop::Unreachable(words).into());
+        return Err(Stop::Unreachable(format!("the broker {url} cannot be used: {why}")).into());
     }
     Ok(bus)
 }

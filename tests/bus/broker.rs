@@ -1,6 +1,9 @@
 //! A RabbitMQ node of a test's own, which it may starve, pause and misconfigure.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use metagov::bus::Settings;
 
@@ -38,6 +41,22 @@ impl Broker {
     /// Sets something that channels and queues read when they begin.
     pub(crate) fn set(&self, key: &str, value: &str) {
         self.ctl(&["eval", &format!("application:set_env(rabbit, {key}, {value}).")]);
+    }
+
+    /// Begins to listen with TLS, too, where every client shows a certificate of this authority; tells the port.
+    pub(crate) fn listen_with_tls(&self, ca: &Path, certificate: &Path, key: &Path) -> u16 {
+        let port =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let settings = self.directory.path().join("rabbitmq.conf");
+        let mut lines = std::fs::read_to_string(&settings).expect("it was started");
+        for (setting, value) in [("cacertfile", ca), ("certfile", certificate), ("keyfile", key)] {
+            lines += &format!("ssl_options.{setting} = {}\n", value.display());
+        }
+        lines += "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n";
+        lines += &format!("listeners.ssl.1 = 127.0.0.1:{port}\n");
+        std::fs::write(settings, lines).expect("it can be written");
+        self.tell("restart", &[]);
+        port
     }
 
     pub(crate) fn settings(&self) -> Settings {

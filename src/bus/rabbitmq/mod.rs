@@ -56,6 +56,9 @@ pub const LOG_DIRECTIVES: &str = "lapin=off";
 /// For acknowledgements that are under way when the bus closes.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often whoever waits for the first connection is told.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// What an alarm means to us, and what to do about it.
 const BLOCKED: &str = "RabbitMQ is short of memory or disk and takes no messages: publishing waits, acknowledging goes \
                        on; `rabbitmq-diagnostics alarms` says what is short";
@@ -255,6 +258,18 @@ impl RabbitMq {
         self.consuming.is_connected() && self.publishing.is_connected()
     }
 
+    pub(super) async fn connected(&self) -> Result<(), String> {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        while !self.is_connected() {
+            // Both connections fail for the same reason, or one does for the better one.
+            if let Some(cause) = self.board.causes(Part::Broker).pop_first() {
+                return Err(cause);
+            }
+            looks.tick().await;
+        }
+        Ok(())
+    }
+
     pub(super) fn standing(&self) -> Standing {
         let mut broker = self.board.wrong(Part::Broker);
         if self.publishing.is_blocked() {
@@ -314,10 +329,17 @@ pub(super) fn login(url: &SecretString) -> Result<Login, BusError> {
 
 fn parse(url: &SecretString) -> Result<AMQPUri, BusError> {
     let url = url.expose_secret();
-    url.parse().map_err(|reason: String| BusError::Url {
+    let mut uri: AMQPUri = url.parse().map_err(|reason: String| BusError::Url {
         // One of the parser's messages repeats what it was given, password included.
         reason: if reason.contains(url) { "it is no URL".to_owned() } else { reason },
-    })
+    })?;
+    // The parser takes an address of IP version 6 for no host, and puts localhost in its place.
+    let authority = url.split_once("://").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
+    let host = authority.rsplit('@').next().and_then(|host| host.strip_prefix('[')?.split_once(']'));
+    if let Some((host, _)) = host {
+        host.clone_into(&mut uri.authority.host);
+    }
+    Ok(uri)
 }
 
 /// The broker's address, with a heartbeat where the URL has none of its own.

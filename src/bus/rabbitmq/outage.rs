@@ -47,7 +47,7 @@ impl Outage {
     /// An attempt failed, or what stood broke. Waits for the time of the next attempt.
     pub(super) async fn failed(&mut self, error: &(dyn Error + Sync)) {
         if let Some(line) = &self.line {
-            line.write(format!("lost {}: {}", self.what, Chain(error)));
+            line.write_failure(&self.what, Chain(error).to_string());
         }
         if self.since.is_none() {
             tracing::warn!(error = %Chain(error), "lost {}; trying again until it is back", self.what);

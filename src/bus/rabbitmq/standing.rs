@@ -4,7 +4,7 @@
 //! It knows no broker and decides nothing. Up: [`super::outage`], which writes. Down: [`crate::bus::Bus::standing`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -24,7 +24,14 @@ pub(super) struct Board(Arc<Mutex<Lines>>);
 #[derive(Debug, Default)]
 struct Lines {
     next: u64,
-    wrong: BTreeMap<(Part, u64), String>,
+    wrong: BTreeMap<(Part, u64), Wrong>,
+}
+
+#[derive(Debug)]
+struct Wrong {
+    words: String,
+    /// Why the last attempt failed, where there was one.
+    cause: Option<String>,
 }
 
 /// The line of one thing; gone when it is dropped.
@@ -45,7 +52,13 @@ impl Board {
     /// What is wrong, in words.
     pub(super) fn wrong(&self, part: Part) -> Vec<String> {
         let lines = self.lines();
-        lines.wrong.iter().filter(|((of, _), _)| *of == part).map(|(_, why)| why.clone()).collect()
+        lines.wrong.iter().filter(|((of, _), _)| *of == part).map(|(_, wrong)| wrong.words.clone()).collect()
+    }
+
+    /// Why attempts failed, each reason once.
+    pub(super) fn causes(&self, part: Part) -> BTreeSet<String> {
+        let lines = self.lines();
+        lines.wrong.iter().filter(|((of, _), _)| *of == part).filter_map(|(_, wrong)| wrong.cause.clone()).collect()
     }
 
     // A poisoned lock only says that a task panicked elsewhere: the map is whole between statements.
@@ -55,9 +68,15 @@ impl Board {
 }
 
 impl Line {
-    /// It does not stand, for this reason.
-    pub(super) fn write(&self, why: String) {
-        self.board.lines().wrong.insert(self.key, why);
+    /// It does not stand yet, in these words.
+    pub(super) fn write(&self, words: String) {
+        self.board.lines().wrong.insert(self.key, Wrong { words, cause: None });
+    }
+
+    /// It was tried, and failed for this reason.
+    pub(super) fn write_failure(&self, what: &str, cause: String) {
+        let wrong = Wrong { words: format!("lost {what}: {cause}"), cause: Some(cause) };
+        self.board.lines().wrong.insert(self.key, wrong);
     }
 
     /// It stands.

@@ -75,8 +75,10 @@ pub(super) enum Unreachable {
     ServerName { host: String, source: InvalidDnsNameError },
     #[error("TLS with {at} failed: {}", tls_words(reason))]
     Tls { at: String, reason: io::Error },
+    #[error("{at} hung up after the TLS handshake; does it want another certificate than broker.tls_certificate_pem?")]
+    HungUp { at: String },
     #[error("{at} ended the handshake of AMQP; is it a port for TLS (amqps://)?")]
-    NotAmqp { at: String, source: lapin::Error },
+    NotAmqp { at: String },
     #[error("the broker refuses user and password of broker.url: {words}")]
     Login { words: String },
     #[error("the virtual host '{vhost}' of broker.url is not there or not for this user: {words}{}", hint(vhost))]
@@ -90,9 +92,6 @@ impl Address {
     pub(super) fn new(mut uri: AMQPUri, tls: Tls) -> Self {
         let wanted = uri.query.frame_max.filter(|wanted| *wanted > 0).unwrap_or(FRAME_MAX);
         uri.query.frame_max = Some(wanted.min(LARGEST_FRAME_MAX));
-        // An address of IP version 6 stands in brackets there.
-        let host = uri.authority.host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        uri.authority.host = host;
         Self { uri, tls }
     }
 
@@ -168,8 +167,9 @@ impl Address {
             ErrorKind::IOError(reason) if is_tls(reason) => {
                 Unreachable::Tls { at, reason: io::Error::other(Arc::clone(reason)) }
             }
+            ErrorKind::IOError(_) if self.uri.scheme == AMQPScheme::AMQPS => Unreachable::HungUp { at },
             ErrorKind::ParsingError(_) | ErrorKind::IOError(_) | ErrorKind::InvalidConnectionState(_) => {
-                Unreachable::NotAmqp { at, source: error }
+                Unreachable::NotAmqp { at }
             }
             _ => Unreachable::Handshake { at, source: error },
         }
