@@ -48,12 +48,13 @@ impl Broker {
         let port =
             std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
         let settings = self.directory.path().join("rabbitmq.conf");
-        let mut lines = std::fs::read_to_string(&settings).expect("it was started");
-        for (setting, value) in [("cacertfile", ca), ("certfile", certificate), ("keyfile", key)] {
-            lines += &format!("ssl_options.{setting} = {}\n", value.display());
-        }
-        lines += "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n";
-        lines += &format!("listeners.ssl.1 = 127.0.0.1:{port}\n");
+        let before = std::fs::read_to_string(&settings).expect("it was started");
+        let (ca, certificate, key) = (ca.display(), certificate.display(), key.display());
+        let lines = format!(
+            "{before}\nlisteners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {ca}\n\
+             ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\n\
+             ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
+        );
         std::fs::write(settings, lines).expect("it can be written");
         self.tell("restart", &[]);
         port
