@@ -86,24 +86,20 @@ impl App {
         if self.config.worker.plugins.is_empty() {
             return Ok(self.registry.names().cloned().collect());
         }
-        let named = self.config.worker.plugins.iter();
-        named
-            .map(|name| {
-                let name = Name::new(name).with_context(|| format!("worker.plugins names '{name}'"))?;
-                self.registry.find(&name).map_err(|problem| anyhow::anyhow!("worker.plugins: {}", problem.detail))?;
-                Ok(name)
-            })
-            .collect()
+        self.config.worker.plugins.iter().map(|name| self.named("worker.plugins", name)).collect()
     }
 
-    /// A number of handlers for a plugin that is not there is a slip of the pen.
+    /// Refuses a number of handlers for a plugin that this build does not have.
     fn check_plugin_concurrency(&self) -> anyhow::Result<()> {
-        self.config.worker.plugin_concurrency.iter().try_for_each(|own| {
-            let name = Name::new(&own.plugin);
-            let name = name.with_context(|| format!("worker.plugin_concurrency names '{}'", own.plugin))?;
-            let found = self.registry.find(&name);
-            found.map_err(|problem| anyhow::anyhow!("worker.plugin_concurrency: {}", problem.detail)).map(|_| ())
-        })
+        let mut named = self.config.worker.plugin_concurrency.iter().map(|own| &own.plugin);
+        named.try_for_each(|name| self.named("worker.plugin_concurrency", name).map(drop))
+    }
+
+    /// The plugin that a setting names.
+    fn named(&self, setting: &str, name: &str) -> anyhow::Result<Name> {
+        let name = Name::new(name).with_context(|| format!("{setting} names '{name}'"))?;
+        self.registry.find(&name).map_err(|problem| anyhow::anyhow!("{setting}: {}", problem.detail))?;
+        Ok(name)
     }
 
     async fn refuse_old_schema(&self) -> anyhow::Result<()> {
