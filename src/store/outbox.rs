@@ -78,13 +78,15 @@ impl Store {
         .await
     }
 
-    /// The stored ones of these events, in the order in which they were written.
+    /// The stored ones of these events of a community, in the order in which they were written.
     ///
     /// # Errors
     /// Of the database.
-    pub async fn stored_events(&self, ids: &[Uuid]) -> Result<Vec<OutboxEvent>, StoreError> {
+    pub async fn stored_events(&self, community: &CommunitySlug, ids: &[Uuid]) -> Result<Vec<OutboxEvent>, StoreError> {
         let (reader, ids) = (self.connections.reader.clone(), ids.to_vec());
-        bounded(async move { with_ids(&reader, &ids).await }).await
+        let mut events = bounded(async move { with_ids(&reader, &ids).await }).await?;
+        events.retain(|event| event.community == *community);
+        Ok(events)
     }
 }
 

@@ -50,7 +50,7 @@ impl Handlers {
         let envelope = envelope.as_start_of(process, found.instance_id);
         let scope = envelope.scope(None, self.now());
         let ids = [0, 1].map(|place| envelope.event_id(&scope, &start_event(place)).0);
-        let events = self.store.stored_events(&ids).await?;
+        let events = self.store.stored_events(community, &ids).await?;
         if events.is_empty() { ended } else { Ok(Verdict::Repeat(events)) }
     }
 }
