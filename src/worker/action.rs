@@ -14,7 +14,7 @@ use metagov_sdk::{
 use serde_json::Value;
 
 use super::{
-    attempt::Attempt,
+    attempt::{Attempt, decide},
     envelope::{Envelope, Run},
     guard::{Called, guarded},
     handle::{Handlers, Step, platform_events},
@@ -66,7 +66,7 @@ impl Handlers {
             }
             Effect::Idempotent => {
                 let attempt = self.begin_at_first_step(envelope, asked.new_attempt(), deadline).await?;
-                let decided = self.run_freely(asked, &attempt, body).await;
+                let decided = decide(self.run_freely(asked, &attempt, body)).await;
                 (attempt, decided)
             }
             Effect::Keyed | Effect::Unsafe => {
@@ -76,7 +76,7 @@ impl Handlers {
                 let decided = if may_have_happened && definition.effect() == Effect::Unsafe {
                     Ok(asked.uncertain(self, &attempt))
                 } else {
-                    self.find_and_run(asked, &attempt, body).await
+                    decide(self.find_and_run(asked, &attempt, body)).await
                 };
                 (attempt, decided)
             }

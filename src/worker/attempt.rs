@@ -7,11 +7,16 @@
 //! plugin's steps.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use metagov_sdk::{Error, Keeping, StepKeeper, Steps, contract::Name};
+use futures::FutureExt as _;
+use metagov_sdk::{
+    Error, Keeping, StepKeeper, Steps,
+    contract::{Name, Problem, ProblemKind},
+};
 use rand::Rng;
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -165,6 +170,18 @@ impl Handlers {
         tracing::info!("another attempt took over; what was decided is dropped");
         Ok(find_out())
     }
+}
+
+/// Decides within an attempt. A plugin that panics where it is only asked something has decided, too: the attempt ends with
+/// that answer, and not with its lease.
+pub(super) async fn decide(deciding: impl Future<Output = Step>) -> Step {
+    AssertUnwindSafe(deciding).catch_unwind().await.unwrap_or_else(|_panic| Ok(Verdict::reject(panicked())))
+}
+
+/// The problem of a plugin that panicked outside of its handlers.
+pub(super) fn panicked() -> Problem {
+    let detail = "the plugin crashed while it looked at this; nothing was executed";
+    Problem::new(ProblemKind::PluginPanicked, detail)
 }
 
 impl Attempt {

@@ -11,7 +11,7 @@ use metagov_sdk::{
 };
 
 use super::{
-    attempt::{Attempt, without_run},
+    attempt::{Attempt, decide, without_run},
     envelope::Envelope,
     guard::guarded,
     handle::{Handlers, Step},
@@ -36,7 +36,7 @@ impl Handlers {
         let closing = poll.on_behalf_of(derive_uuid(&["closing", community.as_str(), &id, &time]));
         let new = without_run(&closing, &process.plugin);
         let attempt = self.begin_at_first_step(&closing, new, self.deadline).await?;
-        let decided = self.attempt_close_by_the_clock(poll, &closing, process, &attempt, turn).await;
+        let decided = decide(self.attempt_close_by_the_clock(poll, &closing, process, &attempt, turn)).await;
         match decided {
             Ok(Verdict::Commit { ref unit, .. }) if unit.inbox == closing.inbox() => {
                 self.end(&closing, &attempt, None, decided).await

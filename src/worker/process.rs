@@ -13,7 +13,7 @@ use metagov_sdk::{
 use uuid::Uuid;
 
 use super::{
-    attempt::{Attempt, without_run},
+    attempt::{Attempt, decide, without_run},
     envelope::Envelope,
     guard::guarded,
     handle::{Detour, Handlers, Step, platform_events},
@@ -62,7 +62,7 @@ impl Handlers {
         let new = without_run(envelope, plugin);
         let decided = match self.begin_at_first_step(envelope, new, self.deadline).await {
             Ok(attempt) => {
-                let decided = self.attempt_close(envelope, found, &attempt, &turn).await;
+                let decided = decide(self.attempt_close(envelope, found, &attempt, &turn)).await;
                 self.end(envelope, &attempt, Some(&turn), decided).await
             }
             Err(detour) => Err(detour),

@@ -6,12 +6,13 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use metagov_sdk::contract::{Problem, ProblemKind};
+use metagov_sdk::contract::Problem;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, field, info, info_span, warn};
 
 use super::{
+    attempt::panicked,
     committer::{Committer, Settled, republish},
     envelope::{Envelope, Limits, NONCE_HEADER, Opened, Run, keep_expiry},
     handle::{Handlers, conflict},
@@ -118,8 +119,7 @@ impl Settler {
         match AssertUnwindSafe(self.carry_out(opened, message)).catch_unwind().await {
             Ok(ending) => ending,
             Err(_panic) => {
-                let detail = "the plugin crashed while it looked at this; nothing was executed";
-                let problem = Box::new(Problem::new(ProblemKind::PluginPanicked, detail));
+                let problem = Box::new(panicked());
                 loop {
                     if let Next::End(ending) = self.reject(&opened.envelope, problem.clone(), message).await {
                         return ending;

@@ -14,7 +14,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    attempt::{Attempt, without_run},
+    attempt::{Attempt, decide, without_run},
     envelope::Envelope,
     guard::guarded,
     handle::{Handlers, Step, platform_events},
@@ -46,7 +46,8 @@ impl Handlers {
         let (community, id) = (body.community.clone(), process_id(envelope, &body));
         let decided = match self.begin(envelope, without_run(envelope, plugin.name()), self.deadline).await {
             Ok(attempt) => {
-                let decided = self.attempt_start(envelope, plugin, definition, body, &attempt, turn.as_ref()).await;
+                let started = self.attempt_start(envelope, plugin, definition, body, &attempt, turn.as_ref());
+                let decided = decide(started).await;
                 self.end(envelope, &attempt, turn.as_ref(), decided).await
             }
             Err(detour) => Err(detour),

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use metagov::store::Seen;
 use serde_json::json;
 
 use crate::support::{Command, World, puppet, story, until, world::COMMUNITY};
@@ -181,5 +182,20 @@ story! {
         let told = world.answer(&keyed_act).await;
         assert_eq!(told.event.event_type, "org.metagov.action.completed");
         assert_eq!(puppet::calls(&keyed_tag), 2);
+    }
+
+    async fn a_plugin_that_panics_when_it_is_only_asked_something_is_an_answer_and_ends_its_attempt(world: World) {
+        let gate = format!("brittle-{}", world.prefix);
+        world.with_plugins(&json!([{ "name": "puppet", "config": { "brittle": gate } }])).await;
+        puppet::open_gate(&gate);
+        for action in ["idempotent-act", "keyed-act", "unsafe-act"] {
+            let command = World::act(action, &format!("{gate}-{action}"), &["answer"]);
+            let told = world.ask(&command).await;
+            assert_eq!(told.event.event_type, "org.metagov.command.rejected", "{action}");
+            assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/plugin-panicked", "{action}");
+            let id = command.id().parse().expect("a key");
+            let seen = world.store.seen(&World::community(), &id).await.expect("the database answers");
+            assert!(matches!(seen, Some(Seen::Finished { .. })), "{action}: nothing is left to be attempted again");
+        }
     }
 }

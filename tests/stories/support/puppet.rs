@@ -24,6 +24,9 @@ pub(crate) struct Config {
     /// Whether `enabled` refuses.
     #[serde(default)]
     pub(crate) refuse: bool,
+    /// A gate: once it is open, to read the config is to panic.
+    #[serde(default, deserialize_with = "brittle")]
+    pub(crate) brittle: Option<String>,
     /// Whether `disabled` fails.
     #[serde(default)]
     pub(crate) stuck: bool,
@@ -129,6 +132,12 @@ pub(crate) fn open_gate(tag: &str) {
 async fn pass_gate(tag: &str) {
     let mut gates = GATES.subscribe();
     gates.wait_for(|gates| gates.contains(tag)).await.expect("the gates are never taken down");
+}
+
+fn brittle<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<String>, D::Error> {
+    let tag = Option::<String>::deserialize(deserializer)?;
+    assert!(!tag.as_ref().is_some_and(|tag| GATES.borrow().contains(tag)), "the puppet was told to");
+    Ok(tag)
 }
 
 /// How often the script of this tag has been called, in this process.
