@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::BoxFuture};
 use metagov_sdk::{
     Error, Keeping, StepKeeper, Steps,
     contract::{Name, Problem, ProblemKind},
@@ -173,9 +173,10 @@ impl Handlers {
 }
 
 /// Decides within an attempt. A plugin that panics where it is only asked something has decided, too: the attempt ends with
-/// that answer, and not with its lease.
-pub(super) async fn decide(deciding: impl Future<Output = Step>) -> Step {
-    AssertUnwindSafe(deciding).catch_unwind().await.unwrap_or_else(|_panic| Ok(Verdict::reject(panicked())))
+/// that answer, and not with its lease. Boxed, for what it awaits is large and is moved with each command.
+pub(super) fn decide<'a>(deciding: impl Future<Output = Step> + Send + 'a) -> BoxFuture<'a, Step> {
+    let decided = AssertUnwindSafe(deciding).catch_unwind();
+    decided.map(|decided| decided.unwrap_or_else(|_panic| Ok(Verdict::reject(panicked())))).boxed()
 }
 
 /// The problem of a plugin that panicked outside of its handlers.
