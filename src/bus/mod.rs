@@ -282,7 +282,7 @@ impl Bus {
     /// Waits for the first connection, and comes back with the reason where an attempt failed; the sessions go on trying.
     ///
     /// # Errors
-    /// What is wrong, in words for whoever set the address.
+    /// What is wrong, in words for the operator who set the address.
     pub async fn connected(&self) -> Result<(), String> {
         match &self.0 {
             Kind::RabbitMq(bus) => bus.connected().await,

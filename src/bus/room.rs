@@ -1,4 +1,4 @@
-//! Room for bodies: how much memory what is fetched and in hand may take, whatever its number.
+//! Room for bodies: how much memory commands that are fetched or in flight may take, whatever its number.
 //!
 //! AMQP bounds what a consumer is sent by messages; RabbitMQ knows no bound by bytes. So a consumer begins with as few
 //! messages as would fit if each were as large as may be. It fetches more once it has seen that they are small, and fewer
@@ -14,7 +14,7 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// How often a body is in memory at worst while it is in hand: as it came, parsed, and on its way to database and broker.
+/// How often a body is in memory at worst while it is in flight: as it came, parsed, and on its way to database and broker.
 const COPIES: usize = 4;
 /// After so many messages of a consumer it is known how large they are.
 const ENOUGH: usize = 64;
@@ -174,7 +174,7 @@ impl Gear {
     }
 
     /// Twice as many at least, and as many as take half of the room, so that it does not go to and fro. It does not wait
-    /// for more than it fetches: all of that may be in hand for long, and what lies behind it is not seen.
+    /// for more than it fetches: all of that may be in flight for long, and what lies behind it is not seen.
     fn wider(&self, share: &Share) -> u16 {
         if self.seen.messages < ENOUGH.min(usize::from(self.prefetch)) {
             return self.prefetch;
@@ -195,7 +195,7 @@ mod tests {
 
     const MIB: usize = 1024 * 1024;
 
-    /// What a gear does with bodies of a size when all of them stay in hand; the most bytes that were held.
+    /// What a gear does with bodies of a size when all of them stay in flight; the most bytes that were held.
     fn hold_all(gear: &mut Gear, share: &Share, body: usize, count: usize) -> (usize, Vec<Hold>) {
         let holds: Vec<_> = (0..count)
             .map_while(|_| {

@@ -3,7 +3,7 @@
 //! There may be millions of runs, and one transaction that deletes them all would hold a commit lane, locks and the disk
 //! for as long. So they go in small statements, one after the other in the order of an index: none of them takes long,
 //! none looks at rows that are gone already, and half of the time is left to others. What is left for the transaction
-//! that deletes the community is what came meanwhile. Whoever is interrupted begins again and goes on with the rest.
+//! that deletes the community is what came meanwhile. A deletion that is interrupted begins again and goes on with the rest.
 //!
 //! Up: the worker, for `community.delete`. Down: the tables `action_runs` and `processes`.
 

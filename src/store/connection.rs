@@ -89,7 +89,7 @@ async fn postgres(settings: &Settings) -> Result<Connections, StoreError> {
 }
 
 fn prepared(options: PgConnectOptions) -> PgConnectOptions {
-    // An address of IP version 6 stands in brackets in a URL, and nowhere else.
+    // A URL puts brackets around an address of IP version 6, and nothing else does.
     let host = options.get_host().trim_start_matches('[').trim_end_matches(']').to_owned();
     options
         .host(&host)

@@ -11,7 +11,7 @@
 //! | 23503, 23505 | nothing, and the caller knows what it means | a constraint |
 //! | 21, 22, 23, 27, 44, 54, P0, XX001, XX002 | nothing: it is about the values or one row | that command's fault, the batch goes on without it |
 //! | 0A, 25006, 26, 42P05, 08P, XX | a new session | all sessions are given up, and it is waited for |
-//! | 42 | an operator: a table, a column or a right is missing | it is waited for, and the remedy is told |
+//! | 42 | an operator: a table, a column or a right is missing | it is waited for, and the log names the remedy |
 //! | all others, those of later versions too | time, or an operator | it is waited for |
 //!
 //! To wait is the default, for a command that waits is late, and one that is refused is lost.

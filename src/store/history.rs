@@ -90,7 +90,7 @@ impl Store {
         rows.into_iter().map(PastEvent::from_row).collect()
     }
 
-    /// Where a community's event stands in its history; `None` where it has none with this id.
+    /// The place of a community's event in its history; `None` where it has none with this id.
     ///
     /// # Errors
     /// Of the database.

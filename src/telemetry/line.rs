@@ -39,7 +39,7 @@ impl<W: Write> Write for Line<W> {
         let text = String::from_utf8_lossy(bytes);
         let mut line = shown(&mask(text.trim_end_matches('\n')), self.coloured).into_owned();
         line.push('\n');
-        // Nobody could be told.
+        // There is nowhere left to report it.
         let _ = self.to.write_all(line.as_bytes());
         Ok(bytes.len())
     }

@@ -2,7 +2,9 @@
 //!
 //! It takes what has gathered and never waits for more, so a lone command is not delayed and a flood is batched. Two
 //! batches are in flight, so that database and broker work at the same time. It knows no commands: a [`Unit`] comes in,
-//! what became of it goes back. A lane is never held by a unit whose row somebody else has locked ([`super::contended`]). Up: [`super::settle`]. Down: [`Store::commit`], then [`Bus::publish`].
+//! what became of it goes back. A lane is never held by a unit whose row another transaction has locked
+//! ([`super::contended`]). Called by [`super::settle`] and [`super::serial`]. Calls [`Store::commit_groups`], then
+//! [`Bus::publish`].
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -98,7 +100,7 @@ impl Committer {
             let mut open = true;
             loop {
                 if !open && desk.contended.is_empty() {
-                    // Whoever comes to wait for a locked row meanwhile is not left behind.
+                    // A unit that comes to wait for a locked row meanwhile is not left behind.
                     let all = u32::try_from(limits.in_flight).unwrap_or(u32::MAX);
                     let Ok(_ended) = lanes.acquire_many(all).await else { return };
                     if desk.contended.is_empty() {
@@ -278,7 +280,7 @@ async fn tell(store: &Store, bus: &Bus, committed: Vec<(Work, Vec<Committed>)>, 
                 Committed::Conflict => (Settled::Conflict, Vec::new()),
                 Committed::InFlight => (Settled::InFlight, Vec::new()),
                 Committed::NoCommunity => (Settled::NoCommunity, Vec::new()),
-                // After a lost fence, whoever took over has the word; running again finds out what they say.
+                // After a lost fence the attempt that took over decides; running again finds its answer.
                 Committed::Stale | Committed::LostFence => (Settled::Stale, Vec::new()),
                 Committed::Refused(error) => (Settled::Refused(error), Vec::new()),
             };

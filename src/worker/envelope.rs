@@ -78,7 +78,7 @@ pub(super) enum Run {
 /// Who has given a command its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyOf {
-    /// Whoever sent it, as its `message_id`.
+    /// Its sender, as its `message_id`.
     Sender,
     /// The platform of a webhook without one, as the id of its delivery.
     Platform,

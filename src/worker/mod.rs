@@ -149,7 +149,7 @@ impl Worker {
                 Queue::Core | Queue::Unrouted | Queue::Expired => None,
             };
             let sharing = Sharing::new(&self.settings, plugin);
-            // What concerns several plugins goes to whoever has the most of them first.
+            // The broker gives what concerns several plugins to the worker with the most of them first.
             let priority = if *queue == Queue::Core { self.plugins } else { 0 };
             let deliveries = self
                 .bus

@@ -66,7 +66,7 @@ impl Envelope {
         message_of(&Event::new(self.event_id(&scope, &kind), &scope, &body), body.routing_key(&scope))
     }
 
-    /// Its id covers the body, so that a conflict is told apart from the answer to the command that used the key first.
+    /// Its id covers the body, so that a conflict differs from the answer to the command that used the key first.
     fn rejection_event(&self, problem: Problem) -> (String, EventBody) {
         let body = CommandRejected { routing_key: self.routing_key.clone(), problem: brief(problem) };
         (format!("command.rejected/{}", self.fingerprint_id()), EventBody::CommandRejected(body))
@@ -128,7 +128,7 @@ impl Settler {
         })
     }
 
-    /// Keeps what the database will never take, and says so to whoever waits for it, unless somebody else has the answer.
+    /// Keeps what the database will never take, and says so to the driver that waits for it, unless another attempt has the answer.
     pub(super) async fn bury(
         &self,
         envelope: &Envelope,

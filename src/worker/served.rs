@@ -48,7 +48,7 @@ impl Served {
 
 impl Handlers {
     /// Leaves early where one of these plugins is run by other workers. What no worker of this build has is not their
-    /// affair: whoever handles the command says so.
+    /// concern: the worker that handles the command says so.
     pub(super) fn must_have<'n>(&self, plugins: impl IntoIterator<Item = &'n Name>) -> Step<()> {
         let is_elsewhere =
             |plugin: &&Name| !self.served.0.contains(*plugin) && self.registry.get(plugin.as_str()).is_some();

@@ -112,7 +112,7 @@ impl Handlers {
         let mut events = platform_events(envelope, plugin.name(), now, effects.events, "start");
         for (place, body) in bodies.iter().enumerate() {
             let kind = start_event(place);
-            // The first event answers the start; that it has already ended is told by the second.
+            // The first event answers the start; the second says that it has already ended.
             events.push(if place == 0 {
                 envelope.last_event(&scope, &kind, body)
             } else {

@@ -10,7 +10,7 @@ use metagov_sdk::{
 
 use crate::store::{Change, Process};
 
-/// Whether a step that changed nothing visible is told all the same.
+/// Whether a step that changed nothing visible makes an event all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     Always,

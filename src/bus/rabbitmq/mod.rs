@@ -56,7 +56,7 @@ pub const LOG_DIRECTIVES: &str = "lapin=off";
 /// For acknowledgements that are under way when the bus closes.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often whoever waits for the first connection is told.
+/// How often the log says that the first connection is still awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What an alarm means to us, and what to do about it.

@@ -2,7 +2,7 @@
 //!
 //! The first two cost the channel, and the error says which. A full queue (`x-overflow: reject-publish`) costs a nack,
 //! which says of which message it is and nothing else: neither which of its queues is full, nor that others have it, nor
-//! whether it is a passing fault of a queue instead. So a nacked message is never waited for here; whoever published it
+//! whether it is a passing fault of a queue instead. So a nacked message is never waited for here; the caller that published it
 //! knows what it is worth to try it again later. Up: [`super::publisher`]. Down: the log and the figures.
 
 use std::{fmt::Display, time::Duration};

@@ -1,7 +1,7 @@
 //! The way to the broker: from an address to a connection that lapin can use, with one clear line for each way to fail.
 //!
 //! lapin would connect by itself, but only so can its input be sanitised ([`super::frames`]), TLS use the settings'
-//! certificates, and a refused connection be told from a wrong name at once. Nothing is tried twice here. Up:
+//! certificates, and a refused connection be distinguished from a wrong name at once. Nothing is tried twice here. Up:
 //! [`super::session`] and [`super::dead_letters`]. Down: the socket.
 
 use std::{

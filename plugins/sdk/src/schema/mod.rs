@@ -24,7 +24,7 @@ pub(crate) use self::{
 
 use crate::contract::Violation;
 
-/// A document with more violations than this is told the first ones.
+/// The most violations that a refusal lists.
 const MOST_VIOLATIONS: usize = 20;
 
 /// What a secret looks like wherever it is shown.

@@ -1,4 +1,4 @@
-//! What is wrong with a document, in the words of whoever wrote it: which member, what it must be, what it is instead.
+//! What is wrong with a document, in the words of its author: which member, what it must be, what it is instead.
 //!
 //! Never the value itself, which may be a secret in the wrong place. Up: the errors of the `jsonschema` crate, which speak
 //! of schemas, and those of serde, which speak of Rust. Down: [`Violation`], in the answer to a driver.
