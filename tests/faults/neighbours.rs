@@ -276,6 +276,6 @@ pub(crate) async fn t69(rig: &mut Rig, size: Size) -> Row {
     Row::new("T69", format!("{count} bodies of 1 MiB at a worker with room for {room} MiB of them"))
         .counts(tally)
         // In the small size, what a worker takes besides bodies is not little beside them.
-        .at_most("MiB grown at most", grown(most), size.of(room, room * 3 / 2))
+        .at_most("MiB grown at most", grown(most), size.of(room, room * 2))
         .at_most("MiB grown in the end", grown(left), room / 2)
 }
