@@ -13,9 +13,9 @@ use crate::store::StoreError;
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// After a lost race: about as long as another worker needs to write a group.
+/// After a lost race: little, for the row itself rests as well ([`super::serial`]).
 const SHORTEST_AFTER_A_RACE: Duration = Duration::from_millis(2);
-const LONGEST_AFTER_A_RACE: Duration = Duration::from_millis(250);
+const LONGEST_AFTER_A_RACE: Duration = Duration::from_millis(50);
 
 /// The waits between tries: longer from one to the next, jittered, without end.
 #[derive(Debug)]

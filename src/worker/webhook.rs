@@ -15,7 +15,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    envelope::Envelope,
+    envelope::{Envelope, Run},
     guard::{Called, guarded},
     handle::{Detour, Handlers, Step, platform_events},
     process::{or_the_next, unit},
@@ -33,7 +33,10 @@ impl Handlers {
         // From here on the community is known, whether the address named it or the platform's id did.
         envelope.community = Some(instance.stored.community.clone());
         let envelope = &*envelope;
-        self.unless_seen(envelope).await?;
+        if envelope.run == Run::First {
+            // Later runs find out when they are stored: each question costs a crowd dearly.
+            self.unless_seen(envelope).await?;
+        }
         let hook = Arc::new(Webhook::from_command(&body)?);
         let verified = plugin.verify_webhook(self.call(envelope, &instance), Arc::clone(&hook));
         if let Err(error) = in_time(guarded(envelope, verified, self.deadline).await).result {

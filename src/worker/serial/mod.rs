@@ -19,15 +19,20 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use metagov_sdk::contract::{CommunitySlug, Name};
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use rand::Rng as _;
+use tokio::{
+    sync::{OwnedMutexGuard, oneshot},
+    time::{Instant, sleep, sleep_until},
+};
 use uuid::Uuid;
 
 use self::{
     group::{Contents, Member, parts},
-    rows::{Change, Joining, Ready, Rows},
+    rows::{Change, Joined, Joining, Ready, Rows},
 };
 pub(super) use self::{
     group::{Report, state_change},
@@ -44,6 +49,14 @@ use crate::{
     store::{Process, Store, StoreError, Unit},
 };
 
+/// How long a row rests where another worker was faster: time enough for that to write a group or two.
+const SHORTEST_REST: Duration = Duration::from_millis(5);
+const LONGEST_REST: Duration = Duration::from_millis(80);
+/// For so long after a rest the groups of a row gather, so that each try is for many commands.
+const CONTENDED: Duration = Duration::from_millis(500);
+/// How long they gather.
+const GATHER: Duration = Duration::from_millis(15);
+
 /// Which handlers of a plugin: those that have changed its state before take turns where somebody else does, too.
 pub(super) type Handler = (Name, String);
 
@@ -52,6 +65,8 @@ pub(super) struct Serial {
     committer: Committer,
     rows: Mutex<Rows<Contents, Member>>,
     stateful: Mutex<HashSet<Handler>>,
+    /// Rows that another worker was faster at, and until when they rest.
+    resting: Mutex<HashMap<RowKey, Instant>>,
 }
 
 /// A command's turn at some rows: while it is held nobody else of this worker reads or changes them.
@@ -87,7 +102,7 @@ pub(super) struct Shared {
 impl Serial {
     /// Turns whose groups this committer writes.
     pub(super) fn new(committer: Committer) -> Self {
-        Self { committer, rows: Mutex::new(Rows::new()), stateful: Mutex::default() }
+        Self { committer, rows: Mutex::new(Rows::new()), stateful: Mutex::default(), resting: Mutex::default() }
     }
 
     /// Waits for a command's turn at these rows; the order of arrival is kept at each of them.
@@ -98,6 +113,9 @@ impl Serial {
             let lock = self.rows().enter(&row);
             let mut place = Place { serial: Arc::clone(self), row, generation: 0, turn: None };
             place.turn = Some(lock.lock_owned().await);
+            if let Some(until) = self.rests_until(&place.row) {
+                sleep_until(until).await;
+            }
             place.generation = self.rows().read(&place.row).0;
             turn.places.push(place);
         }
@@ -122,6 +140,38 @@ impl Serial {
         }
     }
 
+    /// Leaves rows to the other worker for a moment; what comes for them meanwhile is written together.
+    fn rest(&self, rows: Vec<RowKey>) {
+        let now = Instant::now();
+        let until = now + rand::rng().random_range(SHORTEST_REST..LONGEST_REST);
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.retain(|_, until| *until + CONTENDED > now);
+        resting.extend(rows.into_iter().map(|row| (row, until)));
+    }
+
+    fn rests_until(&self, row: &RowKey) -> Option<Instant> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).get(row).copied()
+    }
+
+    /// Whether another worker was faster at one of these rows lately.
+    fn are_contended(&self, rows: &[(RowKey, u64)]) -> bool {
+        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        rows.iter().any(|(row, _)| resting.get(row).is_some_and(|until| *until + CONTENDED > now))
+    }
+
+    /// Lets a group gather, then writes it.
+    fn gather(self: &Arc<Self>, group: u64) {
+        let serial = Arc::clone(self);
+        tokio::spawn(async move {
+            sleep(GATHER).await;
+            let gathered = serial.rows().gathered(group);
+            if let Some(ready) = gathered {
+                serial.write(ready);
+            }
+        });
+    }
+
     fn rows(&self) -> MutexGuard<'_, Rows<Contents, Member>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,6 +182,7 @@ impl Serial {
         tokio::spawn(async move {
             let Ready { group, members, changed } = ready;
             let size = members.len();
+            let rows: Vec<_> = changed.keys().cloned().collect();
             let (parts, answers) = parts(members, changed);
             let settled = serial.committer.commit_group(parts).await;
             let is_written =
@@ -142,6 +193,7 @@ impl Serial {
                     serial.write(ready);
                 }
             } else {
+                serial.rest(rows);
                 let dropped = serial.rows().dropped(group);
                 for member in dropped {
                     let _ = member.done.send(Settled::Stale);
@@ -241,8 +293,10 @@ impl Turn {
             read: instance.stored.version,
             contents: Contents::Instance(instance),
         });
+        let rows = self.read();
         let joining = Joining {
-            rows: self.read(),
+            gathers: self.serial.are_contended(&rows),
+            rows,
             changes: of_processes.chain(of_instance).collect(),
             message_id: unit.inbox.as_ref().map(|entry| entry.message_id.clone()),
             placement,
@@ -250,8 +304,9 @@ impl Turn {
         };
         let joined = self.serial.rows().join(joining);
         match joined {
-            Ok(Some(ready)) => self.serial.write(ready),
-            Ok(None) => {}
+            Ok(Joined::Ready(ready)) => self.serial.write(ready),
+            Ok(Joined::Gathers(group)) => self.serial.gather(group),
+            Ok(Joined::Waits) => {}
             Err(_) => return Settled::Stale,
         }
         drop(self);

@@ -71,7 +71,20 @@ pub(super) struct Joining<V, M> {
     /// Its key: two commands with one key are never in one group.
     pub(super) message_id: Option<MessageId>,
     pub(super) placement: Placement,
+    /// Whether its group waits for others: another worker changes the row, too, and each group costs it a try.
+    pub(super) gathers: bool,
     pub(super) member: M,
+}
+
+/// What became of a command that joined a group.
+#[derive(Debug)]
+pub(super) enum Joined<V, M> {
+    /// Its group is to be written now.
+    Ready(Ready<V, M>),
+    /// It began this group, which gathers.
+    Gathers(u64),
+    /// Its group waits for others before it.
+    Waits,
 }
 
 /// Who may be in a group with a command.
@@ -119,6 +132,7 @@ struct Group<V, M> {
     changed: BTreeMap<RowKey, Changed<V>>,
     keys: HashSet<MessageId>,
     open: bool,
+    gathers: bool,
     /// Those who want to know whether it is written, and are not in it.
     witnesses: Vec<oneshot::Sender<bool>>,
 }
@@ -160,12 +174,13 @@ impl<V: Versioned, M> Rows<V, M> {
         (row.generation, changed.map(|changed| changed.contents.clone()))
     }
 
-    /// Puts a command into a group. Returns the group, where it is to be written now.
+    /// Puts a command into a group. Returns the group, where it is to be written now; one that gathers is written when
+    /// [`Self::gathered`] says so.
     ///
     /// # Errors
     /// The member, where a group that it has built on was dropped: it must run again.
-    pub(super) fn join(&mut self, joining: Joining<V, M>) -> Result<Option<Ready<V, M>>, M> {
-        let Joining { rows, changes, message_id, placement, member } = joining;
+    pub(super) fn join(&mut self, joining: Joining<V, M>) -> Result<Joined<V, M>, M> {
+        let Joining { rows, changes, message_id, placement, gathers, member } = joining;
         let holds =
             |(key, generation): &(RowKey, u64)| self.by_key.get(key).is_some_and(|row| row.generation == *generation);
         if !rows.iter().all(holds) {
@@ -189,7 +204,20 @@ impl<V: Versioned, M> Rows<V, M> {
         group.keys.extend(message_id);
         group.members.push(member);
         group.open &= placement == Placement::Shared;
-        Ok(self.take_if_ready(id))
+        // Only who begins a group sees to it that it has gathered.
+        let is_first = group.members.len() == 1;
+        group.gathers |= gathers && is_first;
+        Ok(match self.take_if_ready(id) {
+            Some(ready) => Joined::Ready(ready),
+            None if gathers && is_first => Joined::Gathers(id),
+            None => Joined::Waits,
+        })
+    }
+
+    /// A group has gathered for long enough: the group, where it is to be written now.
+    pub(super) fn gathered(&mut self, id: u64) -> Option<Ready<V, M>> {
+        self.groups.get_mut(&id)?.gathers = false;
+        self.take_if_ready(id)
     }
 
     /// Notes somebody who waits until everything that is queued at these rows is written.
@@ -268,6 +296,7 @@ impl<V: Versioned, M> Rows<V, M> {
             changed: BTreeMap::new(),
             keys: HashSet::new(),
             open,
+            gathers: false,
             witnesses: Vec::new(),
         };
         self.groups.insert(self.next, group);
@@ -276,7 +305,7 @@ impl<V: Versioned, M> Rows<V, M> {
 
     /// Closes a group that is the first at all of its rows; what it holds goes out once.
     fn take_if_ready(&mut self, id: u64) -> Option<Ready<V, M>> {
-        let group = self.groups.get_mut(&id).filter(|group| !group.members.is_empty())?;
+        let group = self.groups.get_mut(&id).filter(|group| !group.members.is_empty() && !group.gathers)?;
         let is_first = |key: &RowKey| self.by_key.get(key).is_some_and(|row| row.queue.front() == Some(&id));
         if !group.rows.iter().all(is_first) {
             return None;
