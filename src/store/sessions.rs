@@ -1,9 +1,9 @@
 //! Sessions with the database that are of no use any more, and are not used again.
 //!
 //! A server that became a standby goes on answering, and refuses to write; a statement that was prepared before the schema
-//! changed fails for ever on the session that prepared it; a session that met an internal error may keep it. So whoever
-//! meets such an answer gives up all the sessions of this moment, and the pool opens new ones, which find the server that
-//! writes. A process has one database, so this is known once for the process. Up: [`super::error`], which knows such
+//! changed fails for ever on the session that prepared it; a session that met an internal error may keep it. So the caller
+//! that meets such an answer gives up all the sessions of this moment, and the pool opens new ones, which find the server
+//! that writes. A process has one database, so this is known once for the process. Up: [`super::error`], which knows such
 //! answers. Down: the pool of [`super::connection`].
 
 use std::{

@@ -2,7 +2,7 @@
 //!
 //! A rejection is an outcome like every other. Where the command has a key in a community that exists, it is committed
 //! under that key, and under the fence of the attempt that decided so: the first final answer of a key is the answer, and
-//! whoever comes later, or decided otherwise, publishes what is stored. A key that was used for another command is answered
+//! an attempt that comes later, or decided otherwise, publishes it. A key that was used for another command is answered
 //! with a `conflict`, which has a key of its own. What has no key, or names no existing community, is only published.
 //!
 //! A flood of rejected commands is bounded: each has its community's turn and rate like all others ([`super::shares`]), it

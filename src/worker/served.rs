@@ -74,8 +74,8 @@ impl Settler {
 
     /// Whether other workers take such commands at this time; `None` where this one goes down meanwhile.
     async fn others(&self, envelope: &Envelope) -> Option<bool> {
-        // A command of the core is passed on to whoever shares its queue with this worker, all else to who has a queue
-        // that this worker does not consume.
+        // A command of the core is passed on to the workers that share its queue with this one, all else to those of a
+        // queue that this worker does not consume.
         let (queue, ours) = match envelope.plugin_queue() {
             Some(plugin) => (Queue::Plugin(plugin.clone()), 0),
             None => (Queue::Core, 1),

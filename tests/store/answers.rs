@@ -109,7 +109,7 @@ async fn a_key_whose_attempt_is_over_is_taken_over(database: &Database) {
         let Committed::Repeated(events) = commit_one(&store, pure("a", key)).await else { panic!("{key}: finished") };
         assert_eq!(events, pure("a", key).events);
         let late = Unit { fence: Some(old), ..pure("a", key) };
-        assert!(matches!(commit_one(&store, late).await, Committed::LostFence), "{key}: whoever had it is late");
+        assert!(matches!(commit_one(&store, late).await, Committed::LostFence), "{key}: it comes late");
         assert!(what_is_left(&store, key).await.0.is_empty(), "{key}: its steps have gone");
     }
     // A lease from before the clock jumped back holds as if it was taken now, not for as long as the jump.
