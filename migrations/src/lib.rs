@@ -17,6 +17,7 @@ mod m20261123_090010_uncertain_runs;
 mod m20261123_090100_suspects;
 mod m20261125_090000_after_death;
 mod m20261129_100000_refusals;
+mod m20261129_210000_correlation;
 
 /// Every step, the oldest first.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_090100_suspects::Migration),
             Box::new(m20261125_090000_after_death::Migration),
             Box::new(m20261129_100000_refusals::Migration),
+            Box::new(m20261129_210000_correlation::Migration),
         ]
     }
 }

@@ -39,6 +39,8 @@ pub struct Process {
     pub poll_every: Option<Duration>,
     /// Which webhooks are about it.
     pub webhook_key: Option<String>,
+    /// What its driver recognises all of its events by: the correlation id of the command that started it.
+    pub correlation_id: Option<String>,
 }
 
 /// Which processes of a community to list.
@@ -195,6 +197,7 @@ impl Process {
             version: Set(record.version),
             poll_every_ms: Set(self.poll_every.map(to_millis)),
             webhook_key: Set(self.webhook_key.clone()),
+            correlation_id: Set(self.correlation_id.clone()),
             due_at: Set(due_at),
             created_at: Set(clock::storable(record.created_at)),
             updated_at: Set(clock::storable(record.updated_at)),
@@ -230,6 +233,7 @@ impl Process {
             state: json::read("processes.state", &row.state)?,
             poll_every: row.poll_every_ms.map(from_millis),
             webhook_key: row.webhook_key,
+            correlation_id: row.correlation_id,
         })
     }
 }

@@ -201,7 +201,8 @@ impl<'a> Asked<'a> {
         });
         let mut unit = self.outcome(handlers, attempt, RunStatus::Completed, &body);
         // The outcome stays the last of the events.
-        let emitted = platform_events(self.envelope, self.plugin.name(), handlers.now(), effects.events, "action");
+        let scope = self.envelope.scope(Some(self.plugin.name()), handlers.now());
+        let emitted = platform_events(self.envelope, &scope, effects.events, "action");
         unit.events.splice(0..0, emitted);
         unit.saw = self.saw(instance);
         let mut shared = Shared::new();

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     bus::{ATTEMPT_HEADER, EXPIRES_HEADER, Message, is_reply_queue},
-    store::{InboxEntry, OutboxEvent},
+    store::{InboxEntry, OutboxEvent, Process},
 };
 
 /// The header that keeps a command without `message_id` recognisable to us on its way up the delay ladder.
@@ -38,8 +38,8 @@ pub(super) struct Envelope {
     /// SHA-256 of routing key and body, or its size where that is too large: the same key with another fingerprint is a
     /// conflict.
     pub(super) fingerprint: [u8; 32],
-    /// Its `message_id` where that is not usable as a key, as far as it can be shown.
-    unusable_id: Option<String>,
+    /// What its events name as their cause: the `message_id` that it came with, usable or not, as far as it can be shown.
+    causation_id: Option<String>,
     /// What the driver recognises its answer by: its `correlation_id`, else its `message_id`, usable or not.
     pub(super) correlation_id: Option<String>,
     /// The queue that wants the answer besides the events exchange.
@@ -126,16 +126,15 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         .get("traceparent")
         .and_then(|text| TraceParent::parse(text))
         .unwrap_or_else(|| TraceParent::from_random(random.random(), random.random()));
-    let (mut problem, mut unusable_id) = (None, None);
+    let mut problem = None;
     let message_id = match properties.message_id.as_deref() {
         None => None,
         Some(given) => MessageId::new(given)
-            .inspect_err(|_| {
-                problem = Some(Problem::new(ProblemKind::InvalidProperty, unusable(given)));
-                unusable_id = Some(given).filter(|id| !id.is_empty() && !id.contains(char::is_control));
-            })
+            .inspect_err(|_| problem = Some(Problem::new(ProblemKind::InvalidProperty, unusable(given))))
             .ok(),
     };
+    let is_shown = |id: &String| !id.is_empty() && !id.contains(char::is_control);
+    let causation_id = properties.message_id.clone().filter(is_shown);
     let reply_to = properties.reply_to.clone().filter(|queue| !queue.is_empty());
     let user = properties.user_id.as_deref().filter(|user| !user.is_empty());
     let reply_to = match reply_to.map(|queue| check_reply_to(queue, limits, user)) {
@@ -168,13 +167,10 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
             }
             None => fingerprint(&message.routing_key, &message.body),
         },
-        correlation_id: properties
-            .correlation_id
-            .clone()
-            .or_else(|| message_id.as_ref().map(MessageId::as_str).or(unusable_id).map(str::to_owned)),
+        correlation_id: properties.correlation_id.clone().or_else(|| causation_id.clone()),
         key_of: if hook.is_some() { KeyOf::Platform } else { KeyOf::Sender },
         message_id: message_id.or(hook),
-        unusable_id: unusable_id.map(str::to_owned),
+        causation_id,
         reply_to,
         trace: trace.child(random.random()),
         attempt: properties.headers.get(ATTEMPT_HEADER).and_then(|count| count.parse().ok()).unwrap_or(1).max(1),
@@ -288,7 +284,8 @@ impl Envelope {
         }
     }
 
-    /// The same command, known by a piece of work that others may ask for, too: whoever does it, it has one key.
+    /// The same command, known by a piece of work that others may ask for, too: whoever does it, it has one key. It stays
+    /// the cause of what comes of that.
     #[must_use]
     pub(super) fn on_behalf_of(&self, work: Uuid) -> Self {
         let message_id = MessageId::new(&work.to_string()).expect("a UUID is a key");
@@ -325,7 +322,7 @@ impl Envelope {
     #[must_use]
     pub(super) fn is_answerable(&self) -> bool {
         self.message_id.is_some()
-            || self.unusable_id.is_some()
+            || self.causation_id.is_some()
             || self.correlation_id.is_some()
             || self.reply_to.is_some()
     }
@@ -337,15 +334,17 @@ impl Envelope {
             community: self.community.clone(),
             plugin: plugin.cloned(),
             correlation_id: self.correlation_id.clone(),
-            causation_id: self
-                .message_id
-                .as_ref()
-                .map(MessageId::as_str)
-                .or(self.unusable_id.as_deref())
-                .map(str::to_owned),
+            causation_id: self.causation_id.clone(),
             traceparent: Some(self.trace.to_string()),
             time,
         }
+    }
+
+    /// Where events of a process happen: they belong to the command that started it, whatever has caused them.
+    #[must_use]
+    pub(super) fn scope_of(&self, process: &Process, time: Timestamp) -> EventScope {
+        let scope = self.scope(Some(&process.plugin), time);
+        EventScope { correlation_id: process.correlation_id.clone().or(scope.correlation_id), ..scope }
     }
 
     /// An event of this command, ready to be stored. `kind` tells it from the command's other events.

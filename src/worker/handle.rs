@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::SubsecRound as _;
 use metagov_sdk::{
     Steps,
-    contract::{Command, EventBody, Initiator, Name, PlatformEvent, Problem, ProblemKind, Timestamp},
+    contract::{Command, EventBody, EventScope, Initiator, PlatformEvent, Problem, ProblemKind, Timestamp},
 };
 use tracing::error;
 
@@ -219,16 +219,14 @@ impl Handlers {
 /// The events that a handler emitted, in their order.
 pub(super) fn platform_events(
     envelope: &Envelope,
-    plugin: &Name,
-    time: Timestamp,
+    scope: &EventScope,
     emitted: Vec<PlatformEvent>,
     label: &str,
 ) -> Vec<OutboxEvent> {
-    let scope = envelope.scope(Some(plugin), time);
     emitted
         .into_iter()
         .enumerate()
-        .map(|(place, event)| envelope.event(&scope, &format!("platform/{label}/{place}"), &EventBody::Platform(event)))
+        .map(|(place, event)| envelope.event(scope, &format!("platform/{label}/{place}"), &EventBody::Platform(event)))
         .collect()
 }
 

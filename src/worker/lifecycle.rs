@@ -111,7 +111,7 @@ impl Handlers {
             }
         };
         let label = stored.id.to_string();
-        let mut events = platform_events(envelope, plugin.name(), now, effects.events, &label);
+        let mut events = platform_events(envelope, &scope, effects.events, &label);
         events.push(envelope.event(&scope, &format!("instance/{label}"), &body));
         let after = Some(self.registry.show(&stored));
         Ok(Outcome { changes: change.into_iter().collect(), events, after })
@@ -123,12 +123,13 @@ impl Handlers {
         let (name, label) = (stored.plugin.clone(), stored.id.to_string());
         let scope = envelope.scope(Some(&name), now);
         let mut outcome = Outcome {
-            events: platform_events(envelope, &name, now, self.take_leave(envelope, &stored).await?.events, &label),
+            events: platform_events(envelope, &scope, self.take_leave(envelope, &stored).await?.events, &label),
             ..Outcome::default()
         };
         for process in self.store.open_processes(&stored.community, stored.id, None).await? {
             let detail = format!("'{name}' was disabled while this process was open");
             let kind = format!("abandoned/{}", process.record.id);
+            let scope = envelope.scope_of(&process, now);
             let (change, body) = abandon(process, Problem::new(ProblemKind::PluginDisabled, detail), now);
             outcome.events.push(envelope.event(&scope, &kind, &body));
             outcome.changes.push(change);

@@ -193,7 +193,7 @@ impl Handlers {
         let Finished { result, effects } = finished;
         let problem = result.as_ref().err().map(|error| error.problem().clone());
         let now = self.now();
-        let events = platform_events(envelope, open.plugin.name(), now, effects.events, "step");
+        let events = platform_events(envelope, &envelope.scope_of(&open.process, now), effects.events, "step");
         let (mut unit, mut shared) = (unit(envelope, None, Vec::new(), events), Shared::new());
         if let Some(state) = effects.state {
             let handler = (open.plugin.name().clone(), open.process.process.to_string());

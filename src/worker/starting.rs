@@ -109,7 +109,7 @@ impl Handlers {
             Err(Error::Failed(problem)) => fail_start(&mut record, *problem, now),
         };
         let scope = envelope.scope(Some(plugin.name()), now);
-        let mut events = platform_events(envelope, plugin.name(), now, effects.events, "start");
+        let mut events = platform_events(envelope, &scope, effects.events, "start");
         for (place, body) in bodies.iter().enumerate() {
             let kind = start_event(place);
             // The first event answers the start; the second says that it has already ended.
@@ -127,6 +127,7 @@ impl Handlers {
             state: snapshot.state,
             poll_every: snapshot.poll_every,
             webhook_key: snapshot.webhook_key,
+            correlation_id: envelope.correlation_id.clone(),
         }));
         // The instance must still be there, in whatever version: the platform has been called, and is not called again
         // because a config changed meanwhile.

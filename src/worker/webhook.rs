@@ -72,7 +72,8 @@ impl Handlers {
         }
         let mut unit = unit(envelope, None, Vec::new(), Vec::new());
         let mut shared = Shared::new();
-        unit.events = platform_events(envelope, plugin.name(), self.now(), effects.events, "plugin");
+        let scope = envelope.scope(Some(plugin.name()), self.now());
+        unit.events = platform_events(envelope, &scope, effects.events, "plugin");
         let mut state = effects.state;
         let (mut taken, mut failure) = (false, None);
         for process in turn.processes(&self.store, &instance.stored.community, concerned).await? {
@@ -89,7 +90,7 @@ impl Handlers {
             }
             let failed = result.as_ref().err().map(|error| Box::new(error.problem().clone()));
             let (now, label) = (self.now(), process.record.id.to_string());
-            unit.events.extend(platform_events(envelope, plugin.name(), now, effects.events, &label));
+            unit.events.extend(platform_events(envelope, &envelope.scope_of(&process, now), effects.events, &label));
             state = effects.state.or(state);
             if let Some(Moved { process, is_visible }) = advance(&process, result, now, Answer::IfChanged) {
                 let (row, label) = (RowKey::of(&process), format!("webhook/{label}"));
@@ -173,7 +174,8 @@ impl Handlers {
         if effects.state.is_none() && effects.events.is_empty() {
             return Ok(Verdict::Done);
         }
-        let events = platform_events(envelope, plugin.name(), self.now(), effects.events, "plugin");
+        let scope = envelope.scope(Some(plugin.name()), self.now());
+        let events = platform_events(envelope, &scope, effects.events, "plugin");
         let (mut unit, mut shared) = (unit(envelope, None, Vec::new(), events), Shared::new());
         if let Some(state) = effects.state {
             self.keep_state(&handler_of(plugin), &instance, state, turn.has_instance(), &mut unit, &mut shared);

@@ -157,6 +157,7 @@ pub(crate) fn process(community: &str, instance: Uuid, now: Timestamp) -> Proces
         state: json!({"seed": 7}),
         poll_every: None,
         webhook_key: None,
+        correlation_id: Some("c-1".into()),
     }
 }
 

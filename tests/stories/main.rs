@@ -8,6 +8,7 @@ mod support;
 mod actions;
 mod bad_input;
 mod communities;
+mod correlation;
 mod crowds;
 mod deliveries;
 mod expiry;

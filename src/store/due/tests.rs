@@ -37,6 +37,7 @@ fn process(poll_every: Option<Duration>, closes_at: Option<Timestamp>) -> Proces
         state: Value::Null,
         poll_every,
         webhook_key: None,
+        correlation_id: None,
     }
 }
 

@@ -32,6 +32,7 @@ pub struct Model {
     pub version: i64,
     pub poll_every_ms: Option<i64>,
     pub webhook_key: Option<String>,
+    pub correlation_id: Option<String>,
     pub due_at: Option<DateTimeUtc>,
     pub created_at: DateTimeUtc,
     pub updated_at: DateTimeUtc,

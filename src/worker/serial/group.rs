@@ -73,7 +73,7 @@ pub(super) fn parts(
     for (row, (member, place)) in reporters {
         let Some(Changed { contents: Contents::Process(process), .. }) = changed.get(row) else { continue };
         let (Member { envelope, .. }, report) = (&members[member], &members[member].reports[place]);
-        let scope = envelope.scope(Some(&process.plugin), report.time);
+        let scope = envelope.scope_of(process, report.time);
         let body = EventBody::process_changed(process.record.clone());
         events[member].push(if report.last {
             envelope.last_event(&scope, &report.label, &body)

@@ -134,7 +134,7 @@ pub struct EventScope {
     pub community: Option<CommunitySlug>,
     /// The plugin; `None` for events of the core.
     pub plugin: Option<Name>,
-    /// The driver's `correlation_id`, its `message_id` where absent.
+    /// The driver's `correlation_id`, its `message_id` where absent; for what happens to a process, of the command that started it.
     pub correlation_id: Option<String>,
     /// The `message_id` of the command that caused the event.
     pub causation_id: Option<String>,
@@ -169,7 +169,7 @@ pub struct Event {
     pub community: String,
     /// The plugin, for filters; `core` for events of the core.
     pub plugin: String,
-    /// The driver's `correlation_id`, its `message_id` where absent.
+    /// The driver's `correlation_id`, its `message_id` where absent; for what happens to a process, of the command that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlationid: Option<String>,
     /// The `message_id` of the command that caused the event.
