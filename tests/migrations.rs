@@ -57,6 +57,7 @@ async fn every_step_goes_down_and_up_again_on_tables_with_rows(database: &Databa
         "action_runs",
         "inbox",
         "outbox",
+        "row_leases",
         "steps",
         "suspects",
         "uncertain_runs",

@@ -15,6 +15,8 @@ mod communities;
 mod database;
 #[path = "store/due.rs"]
 mod due;
+#[path = "store/leases.rs"]
+mod leases;
 #[path = "store/opening.rs"]
 mod opening;
 #[path = "store/operators.rs"]

@@ -18,6 +18,7 @@ mod m20261123_090100_suspects;
 mod m20261125_090000_after_death;
 mod m20261129_100000_refusals;
 mod m20261129_210000_correlation;
+mod m20261129_210500_row_leases;
 
 /// Every step, the oldest first.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_090000_after_death::Migration),
             Box::new(m20261129_100000_refusals::Migration),
             Box::new(m20261129_210000_correlation::Migration),
+            Box::new(m20261129_210500_row_leases::Migration),
         ]
     }
 }

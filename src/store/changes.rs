@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     Change, StoreError, Unit, clock, due,
-    entity::{action_runs, communities, plugin_instances, processes},
+    entity::{action_runs, communities, plugin_instances, processes, row_leases},
     instances::to_millis,
     json, keys,
     locks::Rows,
@@ -176,6 +176,7 @@ async fn delete_community(transaction: &DatabaseTransaction, slug: &str) -> Resu
     let of_community = plugin_instances::Column::Community.eq(slug);
     plugin_instances::Entity::delete_many().filter(of_community).exec(transaction).await?;
     processes::Entity::delete_many().filter(processes::Column::Community.eq(slug)).exec(transaction).await?;
+    row_leases::Entity::delete_many().filter(row_leases::Column::Community.eq(slug)).exec(transaction).await?;
     uncertain::delete_of(transaction, slug).await?;
     action_runs::Entity::delete_many().filter(action_runs::Column::Community.eq(slug)).exec(transaction).await?;
     communities::Entity::delete_many().filter(communities::Column::Slug.eq(slug)).exec(transaction).await?;

@@ -67,21 +67,52 @@ impl Store {
     /// # Errors
     /// Of the database.
     pub async fn seen(&self, community: &CommunitySlug, message_id: &MessageId) -> Result<Option<Seen>, StoreError> {
-        let reader = self.connections.reader.clone();
-        let key = (community.as_str().to_owned(), message_id.as_str().to_owned());
-        bounded(async move {
-            let Some(row) = Entity::find_by_id(key).one(&reader).await? else { return Ok(None) };
-            if row.status != FINISHED {
-                return Ok(Some(Seen::Running));
-            }
-            let events = outbox::of_keys(&reader, [(row.community.as_str(), row.message_id.as_str())]).await?;
-            Ok(Some(Seen::Finished {
-                fingerprint: fingerprint(&row)?,
-                events: events.into_values().next().unwrap_or_default(),
-            }))
-        })
-        .await
+        let key = (community.clone(), message_id.clone());
+        Ok(self.seen_of(std::slice::from_ref(&key)).await?.remove(&key))
     }
+
+    /// Which of these keys were seen before.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub async fn seen_of(
+        &self,
+        keys: &[(CommunitySlug, MessageId)],
+    ) -> Result<HashMap<(CommunitySlug, MessageId), Seen>, StoreError> {
+        let mut seen = HashMap::new();
+        for chunk in keys.chunks(keys::CHUNK) {
+            let (reader, chunk) = (self.connections.reader.clone(), chunk.to_vec());
+            seen.extend(bounded(async move { of_chunk(&reader, chunk).await }).await?);
+        }
+        Ok(seen)
+    }
+}
+
+async fn of_chunk(
+    reader: &impl ConnectionTrait,
+    keys: Vec<(CommunitySlug, MessageId)>,
+) -> Result<Vec<((CommunitySlug, MessageId), Seen)>, StoreError> {
+    let pairs = keys.iter().map(|(community, message_id)| (community.as_str(), message_id.as_str()));
+    let mut rows = find(reader, pairs, None).await?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let finished = rows.values().filter(|row| row.status == FINISHED);
+    let mut events =
+        outbox::of_keys(reader, finished.map(|row| (row.community.as_str(), row.message_id.as_str()))).await?;
+    let mut seen = Vec::with_capacity(rows.len());
+    for key in keys {
+        let pair = owned((key.0.as_str(), key.1.as_str()));
+        match rows.remove(&pair) {
+            None => {}
+            Some(row) if row.status != FINISHED => seen.push((key, Seen::Running)),
+            Some(row) => {
+                let events = events.remove(&pair).unwrap_or_default();
+                seen.push((key, Seen::Finished { fingerprint: fingerprint(&row)?, events }));
+            }
+        }
+    }
+    Ok(seen)
 }
 
 impl InboxEntry {
@@ -267,7 +298,7 @@ pub(super) async fn take_back(transaction: &DatabaseTransaction, entries: &[&Inb
 }
 
 async fn find<'k>(
-    transaction: &DatabaseTransaction,
+    connection: &impl ConnectionTrait,
     pairs: impl IntoIterator<Item = (&'k str, &'k str)>,
     lock: Option<OnLock>,
 ) -> Result<HashMap<(String, String), Model>, StoreError> {
@@ -281,7 +312,7 @@ async fn find<'k>(
         if let Some(on_lock) = lock {
             select = on_lock.lock(select, LockType::Update);
         }
-        let rows = select.all(transaction).await?;
+        let rows = select.all(connection).await?;
         found.extend(rows.into_iter().map(|row| ((row.community.clone(), row.message_id.clone()), row)));
     }
     Ok(found)

@@ -5,7 +5,7 @@
 //! instead of blocking each other. Nobody waits for long: where a row stays locked by somebody else, the units that need
 //! it are left out as well, and may be committed again.
 //!
-//! Up: [`super::commit`]. Down: the tables `communities`, `plugin_instances`, `processes`.
+//! Up: [`super::commit`]. Down: the tables `communities`, `plugin_instances`, `processes`, and [`super::leases`].
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     Change, Committed, Process, RowKey, StoreError, Unit,
     entity::{communities, plugin_instances, processes},
-    keys,
+    keys, leases,
     processes::status,
 };
 
@@ -56,6 +56,8 @@ pub(super) struct Rows {
     instances: HashMap<Uuid, InstanceRow>,
     seen: HashMap<Uuid, i64>,
     processes: HashMap<(String, Uuid), ProcessRow>,
+    /// The workers that have leases on them.
+    holders: HashMap<(String, Uuid), Uuid>,
 }
 
 /// A row that somebody else has locked, as the database names it.
@@ -132,6 +134,8 @@ pub(super) async fn lock(
     // process is never started in an instance that is being disabled.
     rows.see_instances(transaction, seen).await?;
     rows.lock_processes(transaction, processes).await?;
+    let heeds = live().filter(|unit| unit.holder.is_some()).flat_map(|unit| &unit.changes);
+    rows.holders = leases::holders(transaction, heeds.filter_map(Change::leasable)).await?;
 
     let mut claimed = BTreeSet::new();
     for (unit, verdict) in units.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_none()) {
@@ -144,7 +148,7 @@ pub(super) async fn lock(
         });
         // Of two units that change the same row, the second has not seen what the first makes of it.
         let changes_hold = unit.changes.iter().all(|change| rows.holds(change) && claimed.insert(change.row()));
-        if !(saw_holds && changes_hold) {
+        if !(saw_holds && changes_hold) || rows.are_leased_to_another(unit) {
             *verdict = Some(Committed::Stale);
         }
     }
@@ -164,6 +168,7 @@ impl Rows {
             instances: HashMap::new(),
             seen: HashMap::new(),
             processes: HashMap::new(),
+            holders: HashMap::new(),
         }
     }
 
@@ -282,6 +287,15 @@ impl Rows {
             self.processes.extend(rows.into_iter().map(|row| ((row.community.clone(), row.id), row)));
         }
         Ok(())
+    }
+
+    fn are_leased_to_another(&self, unit: &Unit) -> bool {
+        let Some(holder) = unit.holder else { return false };
+        let mut leased = unit.changes.iter().filter_map(Change::leasable);
+        !self.holders.is_empty()
+            && leased.any(|(community, id)| {
+                self.holders.get(&(community.to_owned(), id)).is_some_and(|other| *other != holder)
+            })
     }
 
     /// Whether what the change expects is so.

@@ -22,6 +22,7 @@ mod inbox;
 mod instances;
 mod json;
 mod keys;
+mod leases;
 mod locks;
 mod migrate;
 mod outbox;
@@ -58,13 +59,14 @@ pub use uncertain::{Decided, Decision, KeptCommand, RunVerdict, UncertainFilter,
 pub use unit::{Change, Committed, RowKey, Unit};
 
 /// What the service writes to.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     "action_runs",
     "communities",
     "inbox",
     "outbox",
     "plugin_instances",
     "processes",
+    "row_leases",
     "steps",
     "suspects",
     "uncertain_runs",

@@ -25,6 +25,9 @@ pub struct Unit {
     pub saw: Option<InstanceVersion>,
     /// Changes of communities, instances and processes. Their order does not matter.
     pub changes: Vec<Change>,
+    /// The worker that made the changes, where it heeds leases: if another one has a lease on such a row, the unit is
+    /// [`Committed::Stale`].
+    pub holder: Option<Uuid>,
     /// The record of an action that ran.
     pub run: Option<ActionRun>,
     /// The command is rejected: its answer is all that is kept, as long as its community exists
@@ -131,6 +134,15 @@ impl Unit {
 }
 
 impl Change {
+    /// What a lease may be on: the community and the id of a process or an instance that it moves on.
+    pub(super) fn leasable(&self) -> Option<(&str, Uuid)> {
+        match self {
+            Self::UpdateProcess { process, .. } => Some((process.record.community.as_str(), process.record.id)),
+            Self::UpdateInstance { id, community, .. } => Some((community.as_str(), *id)),
+            _ => None,
+        }
+    }
+
     /// The row that it changes.
     pub(super) fn row(&self) -> RowKey {
         match self {

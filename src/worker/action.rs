@@ -43,45 +43,36 @@ impl Handlers {
     pub(super) async fn action(&self, envelope: &Envelope, plugin: &Name, action: &Name, body: ActionCommand) -> Step {
         let plugin = self.registry.find(plugin)?;
         let definition = plugin.action(action.as_str()).ok_or_else(|| unknown_action(plugin, action))?;
-        let handler = (plugin.name().clone(), action.to_string());
-        let turn =
-            self.turn_at_instance(envelope, plugin, &body.community, body.community_platform_id.as_deref(), &handler);
-        let turn = turn.await;
-        let asked = Asked::new(envelope, plugin, definition, turn.as_ref(), &body);
-        let decided = self.attempt_action(&asked, body).await;
+        let asked = Asked::new(envelope, plugin, definition, &body);
+        let (handler, platform_id) =
+            ((plugin.name().clone(), action.to_string()), body.community_platform_id.as_deref());
+        let contended = self.contended_instance(envelope, plugin, &body.community, platform_id, &handler).await;
+        // On record first: that takes long, and in the turn others wait.
+        let attempt = self.attempt_at(&asked).await?;
+        let turn = self.serial.turn_at(contended).await;
+        let asked = Asked { turn: turn.as_ref(), ..asked };
+        let decided = match definition.effect() {
+            Effect::Pure => self.run_freely(&asked, &attempt, body).await,
+            Effect::Idempotent => decide(self.run_freely(&asked, &attempt, body)).await,
+            Effect::Unsafe if asked.may_have_happened(&attempt) => Ok(asked.uncertain(self, &attempt)),
+            Effect::Keyed | Effect::Unsafe => decide(self.find_and_run(&asked, &attempt, body)).await,
+        };
+        let ended = self.end(envelope, &attempt, turn.as_ref(), decided).await;
         match turn {
-            Some(turn) => turn.end(decided).await,
-            None => decided,
+            Some(turn) => turn.end(ended).await,
+            None => ended,
         }
     }
 
-    async fn attempt_action(&self, asked: &Asked<'_>, body: ActionCommand) -> Step {
-        let Asked { envelope, action: definition, .. } = *asked;
-        let deadline = definition.deadline().unwrap_or(self.deadline);
-        let (attempt, decided) = match definition.effect() {
-            Effect::Pure => {
-                let attempt = Attempt::off_record(envelope);
-                let decided = self.run_freely(asked, &attempt, body).await;
-                (attempt, decided)
-            }
-            Effect::Idempotent => {
-                let attempt = self.begin_at_first_step(envelope, asked.new_attempt(), deadline).await?;
-                let decided = decide(self.run_freely(asked, &attempt, body)).await;
-                (attempt, decided)
-            }
-            Effect::Keyed | Effect::Unsafe => {
-                let attempt = self.begin(envelope, asked.new_attempt(), deadline).await?;
-                // Without a key nothing is written down: what was delivered before may have happened.
-                let may_have_happened = attempt.is_after_a_death() || (envelope.suspect && !attempt.has_begun());
-                let decided = if may_have_happened && definition.effect() == Effect::Unsafe {
-                    Ok(asked.uncertain(self, &attempt))
-                } else {
-                    decide(self.find_and_run(asked, &attempt, body)).await
-                };
-                (attempt, decided)
-            }
-        };
-        self.end(envelope, &attempt, asked.turn, decided).await
+    /// An attempt at an action, on record as its effect asks for.
+    async fn attempt_at(&self, asked: &Asked<'_>) -> Step<Attempt> {
+        let Asked { envelope, action, .. } = *asked;
+        let deadline = action.deadline().unwrap_or(self.deadline);
+        match action.effect() {
+            Effect::Pure => Ok(Attempt::off_record(envelope)),
+            Effect::Idempotent => self.begin_at_first_step(envelope, asked.new_attempt(), deadline).await,
+            Effect::Keyed | Effect::Unsafe => self.begin(envelope, asked.new_attempt(), deadline).await,
+        }
     }
 
     /// Runs an action that may run twice: on the instance at hand, for the commit finds out whether it still holds.
@@ -107,8 +98,7 @@ impl Handlers {
 
     async fn find_and_run(&self, asked: &Asked<'_>, attempt: &Attempt, body: ActionCommand) -> Step {
         let platform_id = body.community_platform_id.as_deref();
-        let instance = self.instances.fresh(asked.plugin, &body.community, platform_id).await?;
-        let instance = asked.turn.and_then(|turn| turn.instance(instance.stored.id)).unwrap_or(instance);
+        let instance = self.instance_in_turn(asked.plugin, &body.community, platform_id, asked.turn).await?;
         let parameters = asked.action.check(Value::Object(body.parameters))?;
         self.run(asked, attempt, &instance, parameters).await
     }
@@ -157,18 +147,23 @@ impl<'a> Asked<'a> {
         envelope: &'a Envelope,
         plugin: &'a Arc<PluginDefinition>,
         action: &'a ActionDefinition,
-        turn: Option<&'a Turn>,
         body: &ActionCommand,
     ) -> Self {
         let command = (action.effect() == Effect::Unsafe)
             .then(|| KeptCommand { correlation_id: envelope.correlation_id.clone(), body: serde_json::json!(body) });
-        Self { envelope, plugin, action, initiator: body.initiator.clone(), turn, command }
+        Self { envelope, plugin, action, initiator: body.initiator.clone(), turn: None, command }
     }
 
     /// Whether it runs on what the database has, and not on what is in the cache: then nobody need find out later whether
     /// that still holds, and a plugin whose state changes all the time does not keep it from its outcome.
     fn is_on_fresh_state(&self) -> bool {
         self.turn.is_some() || self.envelope.run != Run::First
+    }
+
+    /// Whether an attempt before this one may have reached the platform. Without a key nothing is written down, and what
+    /// was delivered before may have.
+    fn may_have_happened(&self, attempt: &Attempt) -> bool {
+        attempt.is_after_a_death() || (self.envelope.suspect && !attempt.has_begun())
     }
 
     fn new_attempt(&self) -> NewAttempt {

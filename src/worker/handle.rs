@@ -16,6 +16,7 @@ use super::{
     attempt::Attempt,
     envelope::{Envelope, Opened},
     instances::{Instances, NoInstance},
+    lookups::Lookups,
     patience::Patience,
     serial::Serial,
     served::Served,
@@ -44,6 +45,8 @@ pub(super) struct Handlers {
     pub(super) host: Host,
     /// The database, for reading.
     pub(super) store: Store,
+    /// What commands ask the database together.
+    pub(super) lookups: Arc<Lookups>,
     /// Plugin instances at hand.
     pub(super) instances: Arc<Instances>,
     /// The turns of commands that change the same rows.
@@ -165,7 +168,7 @@ impl Handlers {
     /// an attempt at it has begun.
     pub(super) async fn unless_seen(&self, envelope: &Envelope) -> Step<bool> {
         let Some(entry) = envelope.inbox() else { return Ok(false) };
-        match self.store.seen(&entry.community, &entry.message_id).await? {
+        match self.lookups.seen(&entry.community, &entry.message_id).await? {
             None => Ok(false),
             Some(Seen::Running) => Ok(true),
             Some(Seen::Finished { fingerprint, events }) if fingerprint == entry.fingerprint => {
@@ -178,7 +181,7 @@ impl Handlers {
     /// Whether an attempt at this has begun, or ended: what has expired is finished all the same, then.
     async fn has_begun(&self, envelope: &Envelope) -> Result<bool, StoreError> {
         let Some(entry) = envelope.inbox() else { return Ok(false) };
-        Ok(self.store.seen(&entry.community, &entry.message_id).await?.is_some())
+        Ok(self.lookups.seen(&entry.community, &entry.message_id).await?.is_some())
     }
 
     /// The request part of a call on behalf of this command.

@@ -14,6 +14,7 @@ use metagov_sdk::{
     contract::{CommunitySlug, Name, Problem, ProblemKind},
 };
 
+use super::lookups::Lookups;
 use crate::{
     host::{Host, LoadedInstance, Unloadable},
     store::{Instance, Store, StoreError},
@@ -28,6 +29,7 @@ type Key = (CommunitySlug, Name, Option<String>);
 /// The instances of this worker's plugins.
 pub(super) struct Instances {
     store: Store,
+    lookups: Arc<Lookups>,
     host: Host,
     cache: RwLock<HashMap<Key, Arc<LoadedInstance>>>,
 }
@@ -64,8 +66,8 @@ impl From<Problem> for NoInstance {
 impl Instances {
     /// Nothing cached yet.
     #[must_use]
-    pub(super) fn new(store: Store, host: Host) -> Self {
-        Self { store, host, cache: RwLock::default() }
+    pub(super) fn new(store: Store, lookups: Arc<Lookups>, host: Host) -> Self {
+        Self { store, lookups, host, cache: RwLock::default() }
     }
 
     /// The one instance that a command means, possibly from the cache. That something is missing is always read afresh.
@@ -80,8 +82,7 @@ impl Instances {
         platform_id: Option<&str>,
     ) -> Result<Arc<LoadedInstance>, NoInstance> {
         let key = (community.clone(), definition.name().clone(), platform_id.map(str::to_owned));
-        let hit = self.cache.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(instance) = hit {
+        if let Some(instance) = self.hit(&key) {
             return Ok(instance);
         }
         let instance = self.fresh(definition, community, platform_id).await?;
@@ -96,6 +97,10 @@ impl Instances {
         Ok(instance)
     }
 
+    fn hit(&self, key: &Key) -> Option<Arc<LoadedInstance>> {
+        self.cache.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
     /// The one instance that a command means, as the database has it now.
     ///
     /// # Errors
@@ -107,7 +112,13 @@ impl Instances {
         platform_id: Option<&str>,
     ) -> Result<Arc<LoadedInstance>, NoInstance> {
         let stored = self.stored(definition.name(), community, platform_id).await?;
-        Ok(Arc::new(self.host.load(definition, stored)?))
+        let key = (community.clone(), definition.name().clone(), platform_id.map(str::to_owned));
+        let hit = self.hit(&key).filter(|hit| (hit.stored.id, hit.stored.version) == (stored.id, stored.version));
+        match hit {
+            // The same version has the same config and state: it need not be opened once more.
+            Some(instance) => Ok(instance),
+            None => Ok(Arc::new(self.host.load(definition, stored)?)),
+        }
     }
 
     /// The row of the one instance that a command means; its config may be one that the plugin no longer reads.
@@ -120,11 +131,11 @@ impl Instances {
         community: &CommunitySlug,
         platform_id: Option<&str>,
     ) -> Result<Instance, NoInstance> {
-        let found = self.store.instances_of(community, plugin).await?;
+        let found = self.lookups.instances_of(community, plugin).await?;
         if found.is_empty() && self.store.community(community).await?.is_none() {
             return Err(unknown_community(community).into());
         }
-        Ok(choose(found, plugin, platform_id)?)
+        Ok(choose(&found, plugin, platform_id)?)
     }
 
     /// Forgets what was cached of a community: somebody was found to have changed it.
@@ -141,9 +152,9 @@ pub(super) fn unknown_community(community: &CommunitySlug) -> Problem {
     Problem::new(ProblemKind::UnknownCommunity, detail)
 }
 
-fn choose(found: Vec<Instance>, plugin: &Name, platform_id: Option<&str>) -> Result<Instance, Problem> {
+fn choose(found: &[Instance], plugin: &Name, platform_id: Option<&str>) -> Result<Instance, Problem> {
     let mut candidates =
-        found.into_iter().filter(|instance| platform_id.is_none_or(|id| instance.platform_id.as_deref() == Some(id)));
+        found.iter().filter(|instance| platform_id.is_none_or(|id| instance.platform_id.as_deref() == Some(id)));
     let Some(first) = candidates.next() else {
         let which = if platform_id.is_some() { " with this community_platform_id" } else { "" };
         let detail = format!(
@@ -155,5 +166,5 @@ fn choose(found: Vec<Instance>, plugin: &Name, platform_id: Option<&str>) -> Res
         let detail = format!("several instances of '{plugin}' are enabled; name one with community_platform_id");
         return Err(Problem::new(ProblemKind::AmbiguousInstance, detail));
     }
-    Ok(first)
+    Ok(first.clone())
 }

@@ -25,6 +25,7 @@ mod handle;
 mod instances;
 mod intake;
 mod lifecycle;
+mod lookups;
 mod marking;
 mod patience;
 mod plugin_state;
@@ -59,6 +60,7 @@ use self::{
     handle::Handlers,
     instances::Instances,
     intake::{Intake, Sharing},
+    lookups::Lookups,
     pulse::Pulse,
     serial::Serial,
     served::Served,
@@ -115,13 +117,15 @@ impl Worker {
         let trouble = Arc::new(Trouble::default());
         let committer =
             Committer::start(store.clone(), bus.clone(), limits, Arc::clone(&trouble), &tasks, abort.clone());
+        let lookups = Arc::new(Lookups::new(&store));
         let handlers = Handlers {
             registry,
             served: Arc::new(Served::new(plugins)),
-            instances: Arc::new(Instances::new(store.clone(), host.clone())),
+            instances: Arc::new(Instances::new(store.clone(), Arc::clone(&lookups), host.clone())),
+            lookups,
             host,
             store: store.clone(),
-            serial: Arc::new(Serial::new(committer.clone())),
+            serial: Arc::new(Serial::new(committer.clone(), store.clone())),
             trouble,
             deadline: settings.deadline(),
             max_attempts: settings.max_attempts,

@@ -13,7 +13,7 @@ use crate::store::StoreError;
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// After a lost race: little, for the row itself rests as well ([`super::serial`]).
+/// After a lost race: little, for the workers take turns at the row then ([`super::serial`]).
 const SHORTEST_AFTER_A_RACE: Duration = Duration::from_millis(2);
 const LONGEST_AFTER_A_RACE: Duration = Duration::from_millis(50);
 

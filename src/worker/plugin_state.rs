@@ -8,38 +8,51 @@ use std::sync::Arc;
 
 use metagov_sdk::{PluginDefinition, contract::CommunitySlug};
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::{
     envelope::{Envelope, Run},
     handle::Handlers,
+    instances::NoInstance,
     serial::{Handler, RowKey, Shared, Turn, state_change},
 };
 use crate::{host::LoadedInstance, store::Unit};
 
 impl Handlers {
-    /// A command's turn at its instance, where others are changing the plugin's state as it may.
-    pub(super) async fn turn_at_instance(
+    /// The instance of a command, where others are changing the plugin's state as it may: it takes its turn there.
+    pub(super) async fn contended_instance(
         &self,
         envelope: &Envelope,
         plugin: &PluginDefinition,
         community: &CommunitySlug,
         platform_id: Option<&str>,
         handler: &Handler,
-    ) -> Option<Turn> {
+    ) -> Option<RowKey> {
         if !self.serial.is_stateful(handler) {
             return None;
         }
         // Whatever is wrong with the instance is said where it is read to be used.
         let instance = self.instances.cached(plugin, community, platform_id).await.ok()?.stored.id;
-        if !self.takes_turns(envelope, instance, handler) {
-            return None;
+        let row = RowKey::Instance(community.clone(), instance);
+        self.takes_turns(envelope, &row, handler).then_some(row)
+    }
+
+    /// The one instance that a command means, as it is in its turn: as the command before has left it, or else as the
+    /// database has it.
+    pub(super) async fn instance_in_turn(
+        &self,
+        plugin: &PluginDefinition,
+        community: &CommunitySlug,
+        platform_id: Option<&str>,
+        turn: Option<&Turn>,
+    ) -> Result<Arc<LoadedInstance>, NoInstance> {
+        match turn.and_then(Turn::latest_instance) {
+            Some(instance) => Ok(instance),
+            None => self.instances.fresh(plugin, community, platform_id).await,
         }
-        Some(self.serial.turn([RowKey::Instance(instance)].into()).await)
     }
 
     /// Whether a command takes turns with the others that change its plugin's state.
-    pub(super) fn takes_turns(&self, envelope: &Envelope, instance: Uuid, handler: &Handler) -> bool {
+    pub(super) fn takes_turns(&self, envelope: &Envelope, instance: &RowKey, handler: &Handler) -> bool {
         self.serial.is_contended(instance, handler) || (envelope.run != Run::First && self.serial.is_stateful(handler))
     }
 

@@ -154,13 +154,13 @@ impl Handlers {
         let is_meant = |found: &Process| found.plugin == *plugin && found.process == *process;
         let read = async |turn: &Turn| Ok(turn.processes(&self.store, community, &[id]).await?.pop().filter(is_meant));
         let found: Option<Process> = read(&turn).await.map_err(Detour::Store)?;
-        let instance = found.as_ref().map(|found| found.instance_id);
+        let instance = found.as_ref().map(|found| RowKey::Instance(community.clone(), found.instance_id));
         let handler = (plugin.clone(), process.to_string());
-        match instance.filter(|instance| self.takes_turns(envelope, *instance, &handler)) {
+        match instance.filter(|instance| self.takes_turns(envelope, instance, &handler)) {
             None => Ok((turn, found)),
             Some(instance) => {
                 drop(turn);
-                let turn = self.serial.turn([RowKey::Instance(instance), row].into()).await;
+                let turn = self.serial.turn([instance, row].into()).await;
                 let found = read(&turn).await.map_err(Detour::Store)?;
                 Ok((turn, found))
             }
@@ -170,7 +170,7 @@ impl Handlers {
     /// An open process with everything that is needed to move it on.
     pub(super) async fn open(&self, process: Process, turn: &Turn) -> Step<Open> {
         let plugin = Arc::clone(self.registry.find(&process.plugin)?);
-        if let Some(instance) = turn.instance(process.instance_id) {
+        if let Some(instance) = turn.latest_instance() {
             return Ok(Open { process, plugin, instance, has_instance: true });
         }
         let stored = self.store.instance(&process.record.community, process.instance_id).await?;

@@ -39,24 +39,30 @@ impl Handlers {
     ) -> Step {
         let plugin = self.registry.find(plugin)?;
         let definition = find_process(plugin, process)?;
-        let handler = (plugin.name().clone(), process.to_string());
-        let turn =
-            self.turn_at_instance(envelope, plugin, &body.community, body.community_platform_id.as_deref(), &handler);
-        let turn = turn.await;
         let (community, id) = (body.community.clone(), process_id(envelope, &body));
-        let decided = match self.begin(envelope, without_run(envelope, plugin.name()), self.deadline).await {
-            Ok(attempt) => {
-                let started = self.attempt_start(envelope, plugin, definition, body, &attempt, turn.as_ref());
-                let decided = decide(started).await;
-                self.end(envelope, &attempt, turn.as_ref(), decided).await
-            }
-            Err(detour) => Err(detour),
-        };
-        let ended = match turn {
-            Some(turn) => turn.end(decided).await,
-            None => decided,
-        };
-        self.unless_started_before(envelope, &community, id, ended).await
+        let started = self.start_on_record(envelope, plugin, definition, body).await;
+        self.unless_started_before(envelope, &community, id, started).await
+    }
+
+    async fn start_on_record(
+        &self,
+        envelope: &Envelope,
+        plugin: &Arc<PluginDefinition>,
+        definition: &ProcessDefinition,
+        body: ProcessStart,
+    ) -> Step {
+        let handler = (plugin.name().clone(), definition.name().to_string());
+        let platform_id = body.community_platform_id.as_deref();
+        let contended = self.contended_instance(envelope, plugin, &body.community, platform_id, &handler).await;
+        // On record first: that takes long, and in the turn others wait.
+        let attempt = self.begin(envelope, without_run(envelope, plugin.name()), self.deadline).await?;
+        let turn = self.serial.turn_at(contended).await;
+        let decided = decide(self.attempt_start(envelope, plugin, definition, body, &attempt, turn.as_ref())).await;
+        let ended = self.end(envelope, &attempt, turn.as_ref(), decided).await;
+        match turn {
+            Some(turn) => turn.end(ended).await,
+            None => ended,
+        }
     }
 
     async fn attempt_start(
@@ -69,8 +75,8 @@ impl Handlers {
         turn: Option<&Turn>,
     ) -> Step {
         let parameters = definition.check(Value::Object(body.parameters.clone()))?;
-        let instance = self.instances.fresh(plugin, &body.community, body.community_platform_id.as_deref()).await?;
-        let instance = turn.and_then(|turn| turn.instance(instance.stored.id)).unwrap_or(instance);
+        let (community, platform_id) = (&body.community, body.community_platform_id.as_deref());
+        let instance = self.instance_in_turn(plugin, community, platform_id, turn).await?;
         let id = process_id(envelope, &body);
         let envelope = &envelope.as_start_of(id, instance.stored.id);
         if self.store.process(&body.community, id).await?.is_some() {

@@ -45,8 +45,9 @@ impl Handlers {
         let concerned = self.concerned_processes(&plugin, &instance, &hook).await?;
         let community = &instance.stored.community;
         let mut rows: BTreeSet<_> = concerned.iter().map(|id| RowKey::Process(community.clone(), *id)).collect();
-        if self.takes_turns(envelope, instance.stored.id, &handler_of(&plugin)) {
-            rows.insert(RowKey::Instance(instance.stored.id));
+        let its_state = RowKey::Instance(community.clone(), instance.stored.id);
+        if self.takes_turns(envelope, &its_state, &handler_of(&plugin)) {
+            rows.insert(its_state);
         }
         let turn = self.serial.turn(rows).await;
         let decided = self.receive(envelope, &plugin, &instance, &hook, &concerned, &turn).await;
@@ -116,7 +117,7 @@ impl Handlers {
         if !turn.has_instance() {
             return Ok(read.clone());
         }
-        if let Some(latest) = turn.instance(read.stored.id) {
+        if let Some(latest) = turn.latest_instance() {
             return Ok(Arc::unwrap_or_clone(latest));
         }
         let stored = self.store.instance(&read.stored.community, read.stored.id).await?;
@@ -133,20 +134,21 @@ impl Handlers {
         plugin: &PluginDefinition,
         instance: &LoadedInstance,
         hook: &Webhook,
-    ) -> Step<Vec<Uuid>> {
+    ) -> Step<Arc<[Uuid]>> {
         let key = match plugin.concerns(hook) {
-            Concerns::NoProcess => return Ok(Vec::new()),
+            Concerns::NoProcess => return Ok(Arc::default()),
             Concerns::EveryProcess => None,
             Concerns::Process(key) => Some(key),
         };
         let stored = &instance.stored;
-        Ok(self.store.open_process_ids(&stored.community, stored.id, key.as_deref()).await?)
+        Ok(self.lookups.open_process_ids(&stored.community, stored.id, key).await?)
     }
 
     pub(super) async fn tick(&self, envelope: &Envelope, plugin: &Name, body: &Tick) -> Step {
         let plugin = Arc::clone(self.registry.find(plugin)?);
-        let rows = self.takes_turns(envelope, body.instance_id, &handler_of(&plugin));
-        let turn = self.serial.turn(rows.then_some(RowKey::Instance(body.instance_id)).into_iter().collect()).await;
+        let its_state = RowKey::Instance(body.community.clone(), body.instance_id);
+        let takes_turns = self.takes_turns(envelope, &its_state, &handler_of(&plugin));
+        let turn = self.serial.turn(takes_turns.then_some(its_state).into_iter().collect()).await;
         let decided = self.tick_in_turn(envelope, &plugin, body, &turn).await;
         turn.end(decided).await
     }
@@ -159,7 +161,7 @@ impl Handlers {
             Ok(instance) => instance,
             Err(why) => return or_the_next(why.into()),
         };
-        let instance = turn.instance(body.instance_id).map_or(instance, Arc::unwrap_or_clone);
+        let instance = turn.latest_instance().map_or(instance, Arc::unwrap_or_clone);
         let call = self.call(envelope, &instance);
         let finished = guarded(envelope, plugin.tick(call), self.deadline).await.into_finished();
         if let Err(error) = finished.result {

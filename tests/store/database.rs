@@ -77,6 +77,16 @@ impl Database {
         raw.close().await.expect("the connection closes");
     }
 
+    /// How many rows of a table there are for which this holds, seen from behind the store.
+    pub(crate) async fn count(&self, table: &str, rows: &str) -> i64 {
+        let raw = self.raw().await;
+        let sql = format!("SELECT COUNT(*) FROM {table} WHERE {rows}");
+        let question = Statement::from_string(raw.get_database_backend(), sql);
+        let row = raw.query_one_raw(question).await.expect("the statement is right").expect("a count is one row");
+        raw.close().await.expect("the connection closes");
+        row.try_get_by_index(0).expect("a count is a number")
+    }
+
     pub(crate) async fn drop(self) {
         match self.place {
             Place::Directory(directory) => directory.close().expect("the directory can be removed"),

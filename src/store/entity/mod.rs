@@ -9,6 +9,7 @@ pub mod inbox;
 pub mod outbox;
 pub mod plugin_instances;
 pub mod processes;
+pub mod row_leases;
 pub mod steps;
 pub mod suspects;
 pub mod uncertain_runs;

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use metagov_sdk::contract::{EventBody, Timestamp};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::{
     super::{
@@ -60,10 +61,11 @@ pub(in crate::worker) struct Report {
     pub(in crate::worker) last: bool,
 }
 
-/// What the members write together, and who waits for it.
+/// What the members write together, and who waits for it; `holder` is this worker's name in leases.
 pub(super) fn parts(
     members: Vec<Member>,
     changed: BTreeMap<RowKey, Changed<Contents>>,
+    holder: Uuid,
 ) -> (Vec<Part>, Vec<oneshot::Sender<Settled>>) {
     let mut reporters: BTreeMap<&RowKey, (usize, usize)> = BTreeMap::new();
     for (member, Member { reports, .. }) in members.iter().enumerate() {
@@ -90,6 +92,7 @@ pub(super) fn parts(
     }
     if let Some((unit, _)) = parts.last_mut() {
         unit.changes.extend(changed.into_values().map(change));
+        unit.holder = Some(holder);
     }
     (parts, answers)
 }

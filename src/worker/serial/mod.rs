@@ -6,13 +6,15 @@
 //! own key, the row once. While one group is written the next one gathers.
 //!
 //! Memory is never trusted: a group is written only if the row has the version that it began with. Where another worker was
-//! faster, the group and everything that has built on it run again on what the database has. A command that decides
-//! something without writing (a refusal) waits until what it has read is written.
+//! faster, the group and everything that has built on it run again on what the database has, and from then on the workers
+//! take turns as well ([`leases`]). A command that decides something without writing (a refusal) waits until what it has
+//! read is written.
 //!
 //! [`rows`] has the rules, [`group`] what is written. Called by the commands of processes, webhooks and stateful actions.
 //! Calls [`super::committer`].
 
 mod group;
+mod leases;
 mod rows;
 
 use std::{
@@ -23,16 +25,16 @@ use std::{
 };
 
 use metagov_sdk::contract::{CommunitySlug, Name};
-use rand::Rng as _;
 use tokio::{
     sync::{OwnedMutexGuard, oneshot},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
 use uuid::Uuid;
 
 use self::{
     group::{Contents, Member, parts},
-    rows::{Change, Joined, Joining, Ready, Rows},
+    leases::{Leases, OTHERS_FIRST, Standing},
+    rows::{Change, Joining, Ready, Rows},
 };
 pub(super) use self::{
     group::{Report, state_change},
@@ -49,13 +51,8 @@ use crate::{
     store::{Process, Store, StoreError, Unit},
 };
 
-/// How long a row rests where another worker was faster: time enough for that to write a group or two.
-const SHORTEST_REST: Duration = Duration::from_millis(5);
-const LONGEST_REST: Duration = Duration::from_millis(80);
-/// For so long after a rest the groups of a row gather, so that each try is for many commands.
-const CONTENDED: Duration = Duration::from_millis(500);
-/// How long they gather.
-const GATHER: Duration = Duration::from_millis(15);
+/// How often a lease is looked after.
+const LOOKED_AFTER: Duration = Duration::from_millis(50);
 
 /// Which handlers of a plugin: those that have changed its state before take turns where somebody else does, too.
 pub(super) type Handler = (Name, String);
@@ -65,8 +62,7 @@ pub(super) struct Serial {
     committer: Committer,
     rows: Mutex<Rows<Contents, Member>>,
     stateful: Mutex<HashSet<Handler>>,
-    /// Rows that another worker was faster at, and until when they rest.
-    resting: Mutex<HashMap<RowKey, Instant>>,
+    leases: Leases,
 }
 
 /// A command's turn at some rows: while it is held nobody else of this worker reads or changes them.
@@ -101,8 +97,9 @@ pub(super) struct Shared {
 
 impl Serial {
     /// Turns whose groups this committer writes.
-    pub(super) fn new(committer: Committer) -> Self {
-        Self { committer, rows: Mutex::new(Rows::new()), stateful: Mutex::default(), resting: Mutex::default() }
+    pub(super) fn new(committer: Committer, store: Store) -> Self {
+        let leases = Leases::new(store);
+        Self { committer, rows: Mutex::new(Rows::new()), stateful: Mutex::default(), leases }
     }
 
     /// Waits for a command's turn at these rows; the order of arrival is kept at each of them.
@@ -110,22 +107,79 @@ impl Serial {
         let mut turn = Turn { serial: Arc::clone(self), places: Vec::with_capacity(rows.len()) };
         // In one order for all, so that no two commands wait for each other.
         for row in rows {
-            let lock = self.rows().enter(&row);
-            let mut place = Place { serial: Arc::clone(self), row, generation: 0, turn: None };
-            place.turn = Some(lock.lock_owned().await);
-            if let Some(until) = self.rests_until(&place.row) {
-                sleep_until(until).await;
-            }
+            let mut place = self.place(row).await;
+            self.lease(&place.row).await;
             place.generation = self.rows().read(&place.row).0;
             turn.places.push(place);
         }
         turn
     }
 
+    /// The same at one row, if at any.
+    pub(super) async fn turn_at(self: &Arc<Self>, row: Option<RowKey>) -> Option<Turn> {
+        match row {
+            Some(row) => Some(self.turn([row].into()).await),
+            None => None,
+        }
+    }
+
+    /// Waits until no other command of this worker is at a row.
+    async fn place(self: &Arc<Self>, row: RowKey) -> Place {
+        let lock = self.rows().enter(&row);
+        let mut place = Place { serial: Arc::clone(self), row, generation: 0, turn: None };
+        place.turn = Some(lock.lock_owned().await);
+        place
+    }
+
+    /// Sees to it that this worker may change a row that others change as well, in a place at that row.
+    async fn lease(self: &Arc<Self>, row: &RowKey) {
+        match self.leases.standing(row) {
+            Standing::Free => return,
+            Standing::Wanted => {}
+            Standing::Over => {
+                self.until_written(row).await;
+                self.leases.give_back(row).await;
+                sleep(OTHERS_FIRST).await;
+                if !self.leases.is_contended(row) {
+                    return;
+                }
+            }
+        }
+        if let Some(since) = self.leases.take(row).await {
+            tokio::spawn(Arc::clone(self).look_after(row.clone(), since));
+        }
+    }
+
+    /// Renews a lease while its row is used, and gives it back afterwards.
+    async fn look_after(self: Arc<Self>, row: RowKey, since: Instant) {
+        loop {
+            sleep(LOOKED_AFTER).await;
+            if !self.leases.renew(&row, since).await {
+                return;
+            }
+            if !self.rows().contains(&row) {
+                // In a place of its own, so that nobody begins with the lease while it goes.
+                let place = self.place(row.clone()).await;
+                if self.rows().has_one_user(&place.row) && self.leases.renew(&row, since).await {
+                    self.leases.give_back(&row).await;
+                }
+            }
+        }
+    }
+
+    async fn until_written(&self, row: &RowKey) {
+        let witnesses = {
+            let mut rows = self.rows();
+            let generation = rows.read(row).0;
+            rows.witness(&[(row.clone(), generation)])
+        };
+        all_written(witnesses).await;
+    }
+
     /// Whether this handler should take turns at its instance: it has changed the plugin's state before, and somebody is
-    /// changing it now.
-    pub(super) fn is_contended(&self, instance: Uuid, handler: &Handler) -> bool {
-        self.is_stateful(handler) && self.rows().contains(&RowKey::Instance(instance))
+    /// changing it now, here or elsewhere.
+    pub(super) fn is_contended(&self, instance: &RowKey, handler: &Handler) -> bool {
+        self.is_stateful(handler) && (self.rows().contains(instance) || self.leases.is_contended(instance))
     }
 
     /// Whether this handler has changed the plugin's state before.
@@ -140,38 +194,6 @@ impl Serial {
         }
     }
 
-    /// Leaves rows to the other worker for a moment; what comes for them meanwhile is written together.
-    fn rest(&self, rows: Vec<RowKey>) {
-        let now = Instant::now();
-        let until = now + rand::rng().random_range(SHORTEST_REST..LONGEST_REST);
-        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        resting.retain(|_, until| *until + CONTENDED > now);
-        resting.extend(rows.into_iter().map(|row| (row, until)));
-    }
-
-    fn rests_until(&self, row: &RowKey) -> Option<Instant> {
-        self.resting.lock().unwrap_or_else(PoisonError::into_inner).get(row).copied()
-    }
-
-    /// Whether another worker was faster at one of these rows lately.
-    fn are_contended(&self, rows: &[(RowKey, u64)]) -> bool {
-        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        rows.iter().any(|(row, _)| resting.get(row).is_some_and(|until| *until + CONTENDED > now))
-    }
-
-    /// Lets a group gather, then writes it.
-    fn gather(self: &Arc<Self>, group: u64) {
-        let serial = Arc::clone(self);
-        tokio::spawn(async move {
-            sleep(GATHER).await;
-            let gathered = serial.rows().gathered(group);
-            if let Some(ready) = gathered {
-                serial.write(ready);
-            }
-        });
-    }
-
     fn rows(&self) -> MutexGuard<'_, Rows<Contents, Member>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -183,7 +205,7 @@ impl Serial {
             let Ready { group, members, changed } = ready;
             let size = members.len();
             let rows: Vec<_> = changed.keys().cloned().collect();
-            let (parts, answers) = parts(members, changed);
+            let (parts, answers) = parts(members, changed, serial.leases.holder());
             let settled = serial.committer.commit_group(parts).await;
             let is_written =
                 settled.len() == size && settled.iter().all(|settled| matches!(settled, Settled::Published));
@@ -193,7 +215,9 @@ impl Serial {
                     serial.write(ready);
                 }
             } else {
-                serial.rest(rows);
+                if settled.iter().all(|settled| matches!(settled, Settled::Stale)) {
+                    serial.leases.note_contention(&rows);
+                }
                 let dropped = serial.rows().dropped(group);
                 for member in dropped {
                     let _ = member.done.send(Settled::Stale);
@@ -234,18 +258,22 @@ impl Turn {
         Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
     }
 
-    /// The instance as the command before has left it; `None` where the database knows, or where this turn is not about
-    /// it.
-    pub(super) fn instance(&self, id: Uuid) -> Option<Arc<LoadedInstance>> {
-        match self.serial.rows().read(&RowKey::Instance(id)).1 {
-            Some(Contents::Instance(instance)) if self.has_instance() => Some(instance),
+    /// The instance of this turn as the command before has left it; `None` where the database knows, or where this turn
+    /// is at none.
+    pub(super) fn latest_instance(&self) -> Option<Arc<LoadedInstance>> {
+        match self.serial.rows().read(self.instance_row()?).1 {
+            Some(Contents::Instance(instance)) => Some(instance),
             _ => None,
         }
     }
 
     /// Whether this is a turn at a plugin instance, too.
     pub(super) fn has_instance(&self) -> bool {
-        self.places.iter().any(|place| matches!(place.row, RowKey::Instance(_)))
+        self.instance_row().is_some()
+    }
+
+    fn instance_row(&self) -> Option<&RowKey> {
+        self.places.iter().map(|place| &place.row).find(|row| matches!(row, RowKey::Instance(..)))
     }
 
     /// Ends the turn with what was decided in it. A refusal waits until everything that it has read is written.
@@ -289,13 +317,12 @@ impl Turn {
             contents: Contents::Process(Arc::new(process)),
         });
         let of_instance = instance.map(|instance| Change {
-            row: RowKey::Instance(instance.stored.id),
+            row: RowKey::Instance(instance.stored.community.clone(), instance.stored.id),
             read: instance.stored.version,
             contents: Contents::Instance(instance),
         });
         let rows = self.read();
         let joining = Joining {
-            gathers: self.serial.are_contended(&rows),
             rows,
             changes: of_processes.chain(of_instance).collect(),
             message_id: unit.inbox.as_ref().map(|entry| entry.message_id.clone()),
@@ -304,9 +331,8 @@ impl Turn {
         };
         let joined = self.serial.rows().join(joining);
         match joined {
-            Ok(Joined::Ready(ready)) => self.serial.write(ready),
-            Ok(Joined::Gathers(group)) => self.serial.gather(group),
-            Ok(Joined::Waits) => {}
+            Ok(Some(ready)) => self.serial.write(ready),
+            Ok(None) => {}
             Err(_) => return Settled::Stale,
         }
         drop(self);

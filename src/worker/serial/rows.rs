@@ -25,7 +25,7 @@ const LARGEST_GROUP: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::worker) enum RowKey {
     /// The state of a plugin instance.
-    Instance(Uuid),
+    Instance(CommunitySlug, Uuid),
     /// A governance process.
     Process(CommunitySlug, Uuid),
 }
@@ -34,6 +34,18 @@ impl RowKey {
     /// The row of this process.
     pub(in crate::worker) fn of(process: &Process) -> Self {
         Self::Process(process.record.community.clone(), process.record.id)
+    }
+
+    /// The community that it belongs to.
+    pub(super) fn community(&self) -> &CommunitySlug {
+        let (Self::Instance(community, _) | Self::Process(community, _)) = self;
+        community
+    }
+
+    /// The id of the instance or the process.
+    pub(super) fn id(&self) -> Uuid {
+        let (Self::Instance(_, id) | Self::Process(_, id)) = self;
+        *id
     }
 }
 
@@ -71,20 +83,7 @@ pub(super) struct Joining<V, M> {
     /// Its key: two commands with one key are never in one group.
     pub(super) message_id: Option<MessageId>,
     pub(super) placement: Placement,
-    /// Whether its group waits for others: another worker changes the row, too, and each group costs it a try.
-    pub(super) gathers: bool,
     pub(super) member: M,
-}
-
-/// What became of a command that joined a group.
-#[derive(Debug)]
-pub(super) enum Joined<V, M> {
-    /// Its group is to be written now.
-    Ready(Ready<V, M>),
-    /// It began this group, which gathers.
-    Gathers(u64),
-    /// Its group waits for others before it.
-    Waits,
 }
 
 /// Who may be in a group with a command.
@@ -132,7 +131,6 @@ struct Group<V, M> {
     changed: BTreeMap<RowKey, Changed<V>>,
     keys: HashSet<MessageId>,
     open: bool,
-    gathers: bool,
     /// Those who want to know whether it is written, and are not in it.
     witnesses: Vec<oneshot::Sender<bool>>,
 }
@@ -145,6 +143,11 @@ impl<V: Versioned, M> Rows<V, M> {
     /// Whether somebody is changing this row.
     pub(super) fn contains(&self, key: &RowKey) -> bool {
         self.by_key.contains_key(key)
+    }
+
+    /// Whether the one command that is at this row has it for itself, with nothing to be written.
+    pub(super) fn has_one_user(&self, key: &RowKey) -> bool {
+        self.by_key.get(key).is_some_and(|row| row.users == 1 && row.queue.is_empty())
     }
 
     /// One more command wants its turn at this row: the lock of the turn.
@@ -174,13 +177,12 @@ impl<V: Versioned, M> Rows<V, M> {
         (row.generation, changed.map(|changed| changed.contents.clone()))
     }
 
-    /// Puts a command into a group. Returns the group, where it is to be written now; one that gathers is written when
-    /// [`Self::gathered`] says so.
+    /// Puts a command into a group. Returns the group, where it is to be written now.
     ///
     /// # Errors
     /// The member, where a group that it has built on was dropped: it must run again.
-    pub(super) fn join(&mut self, joining: Joining<V, M>) -> Result<Joined<V, M>, M> {
-        let Joining { rows, changes, message_id, placement, gathers, member } = joining;
+    pub(super) fn join(&mut self, joining: Joining<V, M>) -> Result<Option<Ready<V, M>>, M> {
+        let Joining { rows, changes, message_id, placement, member } = joining;
         let holds =
             |(key, generation): &(RowKey, u64)| self.by_key.get(key).is_some_and(|row| row.generation == *generation);
         if !rows.iter().all(holds) {
@@ -204,20 +206,7 @@ impl<V: Versioned, M> Rows<V, M> {
         group.keys.extend(message_id);
         group.members.push(member);
         group.open &= placement == Placement::Shared;
-        // Only who begins a group sees to it that it has gathered.
-        let is_first = group.members.len() == 1;
-        group.gathers |= gathers && is_first;
-        Ok(match self.take_if_ready(id) {
-            Some(ready) => Joined::Ready(ready),
-            None if gathers && is_first => Joined::Gathers(id),
-            None => Joined::Waits,
-        })
-    }
-
-    /// A group has gathered for long enough: the group, where it is to be written now.
-    pub(super) fn gathered(&mut self, id: u64) -> Option<Ready<V, M>> {
-        self.groups.get_mut(&id)?.gathers = false;
-        self.take_if_ready(id)
+        Ok(self.take_if_ready(id))
     }
 
     /// Notes somebody who waits until everything that is queued at these rows is written.
@@ -296,7 +285,6 @@ impl<V: Versioned, M> Rows<V, M> {
             changed: BTreeMap::new(),
             keys: HashSet::new(),
             open,
-            gathers: false,
             witnesses: Vec::new(),
         };
         self.groups.insert(self.next, group);
@@ -305,7 +293,7 @@ impl<V: Versioned, M> Rows<V, M> {
 
     /// Closes a group that is the first at all of its rows; what it holds goes out once.
     fn take_if_ready(&mut self, id: u64) -> Option<Ready<V, M>> {
-        let group = self.groups.get_mut(&id).filter(|group| !group.members.is_empty() && !group.gathers)?;
+        let group = self.groups.get_mut(&id).filter(|group| !group.members.is_empty())?;
         let is_first = |key: &RowKey| self.by_key.get(key).is_some_and(|row| row.queue.front() == Some(&id));
         if !group.rows.iter().all(is_first) {
             return None;

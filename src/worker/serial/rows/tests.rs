@@ -20,7 +20,7 @@ impl Versioned for Counter {
 type Counters = Rows<Counter, u32>;
 
 fn row(number: u128) -> RowKey {
-    RowKey::Instance(Uuid::from_u128(number))
+    RowKey::Instance("a".parse().expect("a slug"), Uuid::from_u128(number))
 }
 
 /// A command that counts in these rows, which the database has in their first version with nothing counted.
@@ -36,21 +36,13 @@ fn counts(rows: &Counters, keys: &[RowKey], member: u32, placement: Placement) -
         rows: keys.iter().map(|key| (key.clone(), read(key).0)).collect(),
         message_id: None,
         placement,
-        gathers: false,
         member,
-    }
-}
-
-fn ready_of(joined: Joined<Counter, u32>) -> Option<Ready<Counter, u32>> {
-    match joined {
-        Joined::Ready(ready) => Some(ready),
-        Joined::Gathers(_) | Joined::Waits => None,
     }
 }
 
 fn join(rows: &mut Counters, keys: &[RowKey], member: u32) -> Option<Ready<Counter, u32>> {
     let joining = counts(rows, keys, member, Placement::Shared);
-    ready_of(rows.join(joining).expect("nothing was dropped"))
+    rows.join(joining).expect("nothing was dropped")
 }
 
 fn entered(keys: &[RowKey]) -> Counters {
@@ -105,7 +97,7 @@ fn two_commands_with_one_key_are_never_in_one_group() {
     for member in [2, 3] {
         let mut joining = counts(&rows, from_ref(&row), member, Placement::Shared);
         joining.message_id = Some("k".parse().expect("a key"));
-        assert!(ready_of(rows.join(joining).expect("nothing was dropped")).is_none());
+        assert!(rows.join(joining).expect("nothing was dropped").is_none());
     }
     let second = rows.written(first.group).pop().expect("it is the first now");
     assert_eq!(second.members, [2]);
@@ -120,7 +112,7 @@ fn nobody_joins_behind_a_command_whose_driver_waits_for_its_event_and_nobody_at_
     let members = [(1, Placement::Shared), (2, Placement::Last), (3, Placement::Shared), (4, Placement::Alone)];
     for (member, placement) in members.into_iter().chain([(5, Placement::Shared)]) {
         let joining = counts(&rows, from_ref(&row), member, placement);
-        assert!(ready_of(rows.join(joining).expect("nothing was dropped")).is_none());
+        assert!(rows.join(joining).expect("nothing was dropped").is_none());
     }
     let mut groups = Vec::new();
     while let Some(next) = rows.written(ready.group).pop() {
@@ -128,36 +120,6 @@ fn nobody_joins_behind_a_command_whose_driver_waits_for_its_event_and_nobody_at_
         ready = next;
     }
     assert_eq!(groups, [vec![1, 2], vec![3], vec![4], vec![5]]);
-}
-
-#[test]
-fn a_group_that_gathers_is_written_when_it_has_gathered() {
-    let row = row(1);
-    let mut rows = entered(from_ref(&row));
-    let mut began = None;
-    for member in 1..=3 {
-        let joining = Joining { gathers: true, ..counts(&rows, from_ref(&row), member, Placement::Shared) };
-        match rows.join(joining).expect("nothing was dropped") {
-            Joined::Gathers(group) => assert_eq!(began.replace(group), None, "one of them begins it"),
-            Joined::Waits => assert!(began.is_some(), "the others wait in it"),
-            Joined::Ready(_) => panic!("it gathers"),
-        }
-    }
-    let waiting = Joining { gathers: true, ..counts(&rows, from_ref(&row), 4, Placement::Alone) };
-    assert!(matches!(rows.join(waiting).expect("nothing was dropped"), Joined::Gathers(_)), "it begins another");
-    let gathered = rows.gathered(began.expect("somebody began it")).expect("nothing is in its way");
-    assert_eq!((&gathered.members[..], changed(&gathered, &row)), (&[1, 2, 3][..], (1, 2, 3)));
-}
-
-#[test]
-fn a_group_that_was_begun_without_gathering_never_waits_for_anybody() {
-    let row = row(1);
-    let mut rows = entered(from_ref(&row));
-    let first = join(&mut rows, from_ref(&row), 1).expect("nothing is in its way");
-    assert!(join(&mut rows, from_ref(&row), 2).is_none());
-    let late = Joining { gathers: true, ..counts(&rows, from_ref(&row), 3, Placement::Shared) };
-    assert!(matches!(rows.join(late).expect("nothing was dropped"), Joined::Waits));
-    assert_eq!(rows.written(first.group).pop().expect("it is the first now").members, [2, 3]);
 }
 
 #[test]
@@ -230,8 +192,8 @@ proptest! {
                 Change { row: row(*number), read: now.version, contents }
             }).collect();
             let read = command.iter().map(|number| (row(*number), rows.read(&row(*number)).0)).collect();
-            let joining = Joining { rows: read, changes, message_id: None, placement: Placement::Shared, gathers: false, member };
-            ready_of(rows.join(joining).expect("it was read at once"))
+            let joining = Joining { rows: read, changes, message_id: None, placement: Placement::Shared, member };
+            rows.join(joining).expect("it was read at once")
         };
         let answer = |rows: &mut Counters, database: &mut [Counter; 3], ready: Ready<Counter, u32>| {
             if ready.changed.iter().all(|(key, changed)| database[place(key)].version == changed.expected) {
