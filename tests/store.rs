@@ -1,7 +1,8 @@
-//! The store on both databases: every story is told once and runs on SQLite and on PostgreSQL.
+//! The store on both databases: every story is written once and runs on SQLite, on PostgreSQL, and on PostgreSQL through
+//! `PgBouncer` in transaction mode.
 //!
 //! PostgreSQL is the server of `METAGOV_TEST_DATABASE_URL`, whose user may create databases; each test makes one of its
-//! own and drops it at the end.
+//! own and drops it at the end. `PgBouncer` is that of `METAGOV_TEST_POOLER_URL`.
 
 #[path = "store/answers.rs"]
 mod answers;

@@ -2,30 +2,32 @@
 //!
 //! SQLite has one writer at a time, whatever is asked of it; a pool of one connection makes writers wait in line in
 //! this process instead of failing with "database is locked". Up: [`Store::connect`](super::Store::connect). Down:
-//! SeaORM's connections.
+//! [`Pool`], SeaORM's connections.
 
 use std::{
-    io,
     path::Path,
     str::FromStr,
     time::{Duration, Instant},
 };
 
 use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection,
+    ConnectOptions, Database,
     sqlx::{
-        self, Connection as _, PgConnection, Row as _, SqliteConnection,
-        postgres::PgConnectOptions,
+        self, Connection as _, SqliteConnection,
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
     },
 };
 
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::{Settings, StoreError, sessions};
+use super::{
+    Settings, StoreError,
+    pool::{Pool, Way},
+    postgres,
+};
 
 /// How long a call waits for a free connection.
-const ACQUIRE: Duration = Duration::from_secs(10);
+pub(super) const ACQUIRE: Duration = Duration::from_secs(10);
 
 /// A connection that was idle for longer is pinged before it is used: the server may have been restarted.
 const PING_AFTER: Duration = Duration::from_secs(1);
@@ -33,17 +35,13 @@ const PING_AFTER: Duration = Duration::from_secs(1);
 /// How long SQLite waits for a writer in another process.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// What the server itself cuts short, in milliseconds: a worker that lost its connection must not hold locks.
-const POSTGRES_SESSION: [(&str, &str); 3] =
-    [("statement_timeout", "15000"), ("lock_timeout", "100"), ("idle_in_transaction_session_timeout", "10000")];
-
 /// The connections of a store.
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     /// Where transactions run.
-    pub(super) writer: DatabaseConnection,
+    pub(super) writer: Pool,
     /// Where single reads run.
-    pub(super) reader: DatabaseConnection,
+    pub(super) reader: Pool,
 }
 
 impl Connections {
@@ -51,14 +49,15 @@ impl Connections {
         if settings.url.starts_with("sqlite:") {
             sqlite(settings).await
         } else if settings.url.starts_with("postgres://") || settings.url.starts_with("postgresql://") {
-            postgres(settings).await
+            let pool = postgres::open(settings).await?;
+            Ok(Self { writer: pool.clone(), reader: pool })
         } else {
             Err(StoreError::InvalidUrl { reason: "it must begin with sqlite: or postgres://".into() })
         }
     }
 }
 
-fn options(url: &str, connections: u32) -> ConnectOptions {
+pub(super) fn options(url: &str, connections: u32) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(connections.max(1))
@@ -68,74 +67,6 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
         .sqlx_logging(false)
         .record_stmt_in_spans(false);
     options
-}
-
-async fn postgres(settings: &Settings) -> Result<Connections, StoreError> {
-    let invalid = |reason: &str| StoreError::InvalidUrl { reason: reason.into() };
-    // sqlx knows no encrypted keys, and would write the password into the log.
-    if settings.url.contains("sslpassword=") {
-        return Err(invalid("sslpassword is not supported; name a key without a password in sslkey"));
-    }
-    // The parser's own words may quote the URL, which holds a password.
-    let parsed = PgConnectOptions::from_str(&settings.url)
-        .map_err(|_| invalid("it is not of the form postgres://user:password@host:port/database"))?;
-    try_once(&prepared(parsed)).await?;
-    let mut options = options(&settings.url, settings.max_connections);
-    options.map_sqlx_postgres_opts(prepared).map_sqlx_postgres_pool_opts(|pool| {
-        pool.before_acquire(|_, session| Box::pin(async move { Ok(sessions::may_be_used(session.age)) }))
-    });
-    let pool = Database::connect(options).await?;
-    Ok(Connections { writer: pool.clone(), reader: pool })
-}
-
-fn prepared(options: PgConnectOptions) -> PgConnectOptions {
-    // A URL puts brackets around an address of IP version 6, and nothing else does.
-    let host = options.get_host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    options
-        .host(&host)
-        .application_name("metagov")
-        .options(POSTGRES_SESSION)
-        // A multi-row insert is another statement for each number of rows.
-        .statement_cache_capacity(256)
-}
-
-/// Connects once, for a pool tries again what is refused until its time is up, and then does not say what was refused.
-async fn try_once(options: &PgConnectOptions) -> Result<(), StoreError> {
-    let trial = async {
-        let mut connection = PgConnection::connect_with(options).await?;
-        let encoding: String = sqlx::query("SHOW server_encoding").fetch_one(&mut connection).await?.try_get(0)?;
-        connection.close().await?;
-        Ok::<_, sqlx::Error>(encoding)
-    };
-    let to = format!("{}:{}", options.get_host(), options.get_port());
-    let encoding = match timeout(ACQUIRE, trial).await {
-        Ok(Ok(encoding)) => encoding,
-        Ok(Err(error)) => return Err(unreachable(&to, error)),
-        Err(_) => return Err(StoreError::Unavailable(format!("no answer from {to} within {} s", ACQUIRE.as_secs()))),
-    };
-    if encoding == "UTF8" {
-        return Ok(());
-    }
-    Err(StoreError::InvalidUrl {
-        reason: format!("the encoding of the database is {encoding}; create one with ENCODING 'UTF8'"),
-    })
-}
-
-/// What is wrong on the way to the database, in one line.
-fn unreachable(to: &str, error: sqlx::Error) -> StoreError {
-    match error {
-        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            StoreError::Unavailable(format!("nothing listens at {to}; is the database running?"))
-        }
-        sqlx::Error::Io(error) => StoreError::Unavailable(format!("{to} cannot be reached: {error}")),
-        sqlx::Error::Tls(error) => StoreError::Unavailable(format!("TLS with {to} failed: {error}")),
-        sqlx::Error::Database(refusal) => StoreError::Unavailable(format!(
-            "{to} refuses the connection: {} (code {})",
-            refusal.message(),
-            refusal.code().unwrap_or_default()
-        )),
-        other => StoreError::Unavailable(format!("{to}: {other}")),
-    }
 }
 
 async fn sqlite(settings: &Settings) -> Result<Connections, StoreError> {
@@ -175,12 +106,12 @@ async fn is_at_rest(connection: &mut SqliteConnection) -> Result<bool, sqlx::Err
 
 /// Opens a pool on a file that others may be opening for the first time as well: while one of them switches it to WAL,
 /// SQLite may answer that it is busy without having waited.
-async fn open_sqlite(options: ConnectOptions) -> Result<DatabaseConnection, StoreError> {
+async fn open_sqlite(options: ConnectOptions) -> Result<Pool, StoreError> {
     let started = Instant::now();
     loop {
         match Database::connect(options.clone()).await.map_err(StoreError::from) {
             Err(StoreError::Contended(_)) if started.elapsed() < BUSY => sleep(Duration::from_millis(20)).await,
-            opened => return opened,
+            opened => return opened.map(|connections| Pool::new(connections, Way::Straight)),
         }
     }
 }

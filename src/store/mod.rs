@@ -27,6 +27,8 @@ mod locks;
 mod migrate;
 mod outbox;
 mod overdue;
+mod pool;
+mod postgres;
 mod processes;
 mod runs;
 mod sessions;

@@ -8,7 +8,7 @@
 
 use std::{pin::Pin, time::Duration};
 
-use sea_orm::{DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::DatabaseTransaction;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::{Store, StoreError};
@@ -47,12 +47,7 @@ impl Store {
         let writer = self.connections.writer.clone();
         tokio::spawn(async move {
             failpoint!("store::asking", |text| Err(StoreError::Unavailable(text)));
-            // Deferred, SQLite's default, fails at its first write where somebody else wrote in between.
-            let options = TransactionOptions {
-                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-                ..TransactionOptions::default()
-            };
-            let transaction = writer.begin_with_options(options).await?;
+            let transaction = writer.begin().await?;
             match work(&transaction).await {
                 Ok(done) => {
                     failpoint!("store::committing", |text| Err(StoreError::Unavailable(text)));

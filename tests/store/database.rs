@@ -1,4 +1,4 @@
-//! A database for one test, on either server, and the macro that runs a story on both.
+//! A database for one test, on either server, and the macro that runs a story everywhere.
 
 use metagov::store::{Settings, Store};
 use metagov_sdk::contract::Timestamp;
@@ -10,12 +10,16 @@ use uuid::Uuid;
 pub(crate) enum On {
     Sqlite,
     Postgres,
+    /// PostgreSQL behind `PgBouncer` in transaction mode.
+    Pooled,
 }
 
 /// A database of the test's own, gone at the end.
 pub(crate) struct Database {
     pub(crate) on: On,
     pub(crate) url: String,
+    /// Where nothing lies in between.
+    behind: String,
     place: Place,
 }
 
@@ -31,9 +35,10 @@ impl Database {
                 let directory = tempfile::tempdir().expect("a temporary directory can be made");
                 // A directory that is missing is made.
                 let file = directory.path().join("data").join("metagov.db");
-                Self { on, url: format!("sqlite:{}", file.display()), place: Place::Directory(directory) }
+                let url = format!("sqlite:{}", file.display());
+                Self { on, behind: url.clone(), url, place: Place::Directory(directory) }
             }
-            On::Postgres => {
+            On::Postgres | On::Pooled => {
                 let url = std::env::var("METAGOV_TEST_DATABASE_URL").expect(
                     "METAGOV_TEST_DATABASE_URL is not set: run tests/run, which starts a throw-away server, or set it \
                      to postgres://user@host:port/postgres with a user who may create databases",
@@ -42,9 +47,18 @@ impl Database {
                 let server = SeaOrm::connect(&url).await.expect("the server of METAGOV_TEST_DATABASE_URL answers");
                 server.execute_unprepared(&format!("CREATE DATABASE {name}")).await.expect("a database can be created");
                 server.close().await.expect("the connection closes");
-                let (base, _) = url.rsplit_once('/').expect("a URL has a path");
-                let own = format!("{base}/{name}");
-                Self { on, url: own, place: Place::Server { url, name } }
+                let own = |server: &str| {
+                    let (base, _) = server.rsplit_once('/').expect("a URL has a path");
+                    format!("{base}/{name}")
+                };
+                let behind = own(&url);
+                let through = match on {
+                    On::Pooled => own(&std::env::var("METAGOV_TEST_POOLER_URL").expect(
+                        "METAGOV_TEST_POOLER_URL is not set: run tests/run, or tests/services/pgbouncer and set it",
+                    )),
+                    _ => behind.clone(),
+                };
+                Self { on, url: through, behind, place: Place::Server { url, name } }
             }
         }
     }
@@ -64,7 +78,7 @@ impl Database {
 
     /// A connection of the test's own, to look behind the store.
     pub(crate) async fn raw(&self) -> DatabaseConnection {
-        SeaOrm::connect(&self.url).await.expect("the database opens")
+        SeaOrm::connect(&self.behind).await.expect("the database opens")
     }
 
     /// Sets a time behind the store's back, as a clock would that has jumped since.
@@ -100,25 +114,26 @@ impl Database {
     }
 }
 
-/// Runs each story, an `async fn(&Database)`, on both databases.
+/// Runs each story, an `async fn(&Database)`, on both databases, and on PostgreSQL through a pooler, too.
 macro_rules! on_both {
     ($($story:ident),* $(,)?) => {
-        mod sqlite {
+        $crate::database::stories!(sqlite, Sqlite: $($story),*);
+        $crate::database::stories!(postgres, Postgres: $($story),*);
+        $crate::database::stories!(pooled, Pooled: $($story),*);
+    };
+}
+pub(crate) use on_both;
+
+macro_rules! stories {
+    ($module:ident, $on:ident: $($story:ident),*) => {
+        mod $module {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $story() {
-                let database = crate::database::Database::create(crate::database::On::Sqlite).await;
-                super::$story(&database).await;
-                database.drop().await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $story() {
-                let database = crate::database::Database::create(crate::database::On::Postgres).await;
+                let database = $crate::database::Database::create($crate::database::On::$on).await;
                 super::$story(&database).await;
                 database.drop().await;
             })*
         }
     };
 }
-pub(crate) use on_both;
+pub(crate) use stories;

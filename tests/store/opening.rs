@@ -126,7 +126,12 @@ async fn an_unusable_url_is_refused_and_not_repeated() {
 /// The one test that waits: as long as the server lets a session wait for a lock.
 #[tokio::test]
 async fn a_row_that_somebody_holds_is_given_up_after_a_while() {
-    let database = Database::create(On::Postgres).await;
+    for on in [On::Postgres, On::Pooled] {
+        a_held_row_is_given_up(Database::create(on).await).await;
+    }
+}
+
+async fn a_held_row_is_given_up(database: Database) {
     let store = database.store().await;
     let begin = || async { store.begin_attempt(&entry("a", "k", 1), &attempt(), fence(), Duration::ZERO).await };
     begin().await.expect("the first attempt begins");
@@ -144,7 +149,12 @@ async fn a_row_that_somebody_holds_is_given_up_after_a_while() {
 
 #[tokio::test]
 async fn a_connection_that_the_server_ended_is_passing_trouble() {
-    let database = Database::create(On::Postgres).await;
+    for on in [On::Postgres, On::Pooled] {
+        ended_connections_are_passing_trouble(Database::create(on).await).await;
+    }
+}
+
+async fn ended_connections_are_passing_trouble(database: Database) {
     let store = database.store().await;
     let raw = database.raw().await;
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \

@@ -16,6 +16,7 @@ mod hostile;
 mod isolation;
 mod placement;
 mod poison;
+mod pooler;
 mod processes;
 mod replay;
 mod secrets;

@@ -181,6 +181,15 @@ impl World {
         Self::new(database, url).await
     }
 
+    /// On PostgreSQL through the pooler with this URL.
+    pub(crate) async fn through(pooler: &str) -> Self {
+        let (database, _) = TestDatabase::postgres().await;
+        let TestDatabase::Postgres { name, .. } = &database else { unreachable!("it was just made") };
+        let (base, _) = pooler.rsplit_once('/').expect("the URL names a database");
+        let url = format!("{base}/{name}");
+        Self::new(database, url).await
+    }
+
     async fn new(database: TestDatabase, url: String) -> Self {
         let registry = puppets().expect("the plugins of the stories are well-formed");
         let store = Store::connect(&store::Settings { url: url.clone(), max_connections: 4 })
