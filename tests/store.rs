@@ -8,6 +8,8 @@
 mod answers;
 #[path = "store/attempts.rs"]
 mod attempts;
+#[path = "bus/certificates.rs"]
+mod certificates;
 #[path = "store/commit.rs"]
 mod commit;
 #[path = "store/communities.rs"]
@@ -34,5 +36,7 @@ mod steps;
 mod strain;
 #[path = "store/suspects.rs"]
 mod suspects;
+#[path = "store/tls.rs"]
+mod tls;
 #[path = "store/uncertain.rs"]
 mod uncertain;

@@ -4,6 +4,8 @@
 //! not say what was refused. It also finds out whether a pooler lies in between ([`Way`]). Up: [`super::connection`].
 //! Down: sqlx, SeaORM's connections.
 
+mod tls;
+
 use std::{io, str::FromStr};
 
 use sea_orm::{
@@ -33,6 +35,7 @@ pub(super) async fn open(settings: &Settings) -> Result<Pool, StoreError> {
     // The parser's own words may quote the URL, which holds a password.
     let parsed = PgConnectOptions::from_str(&settings.url)
         .map_err(|_| invalid("it is not of the form postgres://user:password@host:port/database"))?;
+    tls::refuse(&settings.url, &parsed).map_err(|reason| invalid(&reason))?;
     let way = find_way(&parsed).await?;
     let mut options = options(&settings.url, settings.max_connections);
     options.map_sqlx_postgres_opts(move |options| prepared(options, way)).map_sqlx_postgres_pool_opts(|pool| {
@@ -125,7 +128,10 @@ fn unreachable(to: &str, error: sqlx::Error) -> StoreError {
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             StoreError::Unavailable(format!("nothing listens at {to}; is the database running?"))
         }
-        sqlx::Error::Io(error) => StoreError::Unavailable(format!("{to} cannot be reached: {error}")),
+        sqlx::Error::Io(error) => StoreError::Unavailable(match tls::words(&error) {
+            Some(words) => format!("TLS with {to} failed: {words}"),
+            None => format!("{to} cannot be reached: {error}"),
+        }),
         sqlx::Error::Tls(error) => StoreError::Unavailable(format!("TLS with {to} failed: {error}")),
         sqlx::Error::Database(refusal) => StoreError::Unavailable(format!(
             "{to} refuses the connection: {} (code {})",
