@@ -1,7 +1,8 @@
 //! What a process says about itself: lines for people or JSON for machines, on stderr.
 //!
 //! Stdout belongs to data, so nothing is ever logged there. What is logged never holds a setting, a token or a body; each
-//! line passes [`line`], which masks what looks like one all the same. A log that cannot be written changes nothing.
+//! line passes [`line`], which masks what looks like one all the same. A log that cannot be written changes nothing, and one
+//! that nobody reads holds nobody up ([`outlet`]).
 //! Fields have fixed names, so that a query written once finds every role and every plugin:
 //!
 //! | field | on | meaning |
@@ -20,14 +21,22 @@
 
 mod line;
 pub mod measures;
+mod outlet;
 
-use std::io::{self, IsTerminal};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{self, IsTerminal, Write as _},
+    panic::{self, PanicHookInfo},
+    sync::OnceLock,
+    thread,
+    time::Duration,
+};
 
 use thiserror::Error;
-use tracing::{Dispatch, subscriber::SetGlobalDefaultError};
+use tracing::{Dispatch, dispatcher};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use self::line::Line;
+use self::{line::Line, outlet::Outlet};
 use crate::config::LogFormat;
 
 /// Libraries that talk about every frame and every query. `lapin` is off: it logs whole messages that come back, body
@@ -66,12 +75,67 @@ pub fn colours_wanted() -> bool {
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Starts logging for the whole process; called once, by `main`.
+/// Starts logging for the whole process, which ends soon; called once, by `main`. Where its reader stands still, so does it.
 ///
 /// # Errors
 /// Where logging was started before.
-pub fn start(format: LogFormat, filter: EnvFilter) -> Result<(), SetGlobalDefaultError> {
-    tracing::dispatcher::set_global_default(dispatch(format, filter, coloured(), io::stderr))
+pub fn start(format: LogFormat, filter: EnvFilter) -> io::Result<()> {
+    dispatcher::set_global_default(dispatch(format, filter, coloured(), io::stderr)).map_err(io::Error::other)
+}
+
+/// The way out of a process that serves.
+static OUTLET: OnceLock<Outlet> = OnceLock::new();
+
+/// How long the end of the process waits for the reader of its log.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same for a process that serves: it waits for no reader, and what its threads say when they panic is logged, too.
+///
+/// # Errors
+/// Where logging was started before, or no thread can be.
+pub fn start_serving(format: LogFormat, filter: EnvFilter) -> io::Result<()> {
+    let coloured = coloured();
+    let straight = dispatch(format, EnvFilter::new("warn"), coloured, io::stderr);
+    let outlet = Outlet::open(io::stderr(), move |dropped| {
+        dispatcher::with_default(&straight, || {
+            tracing::warn!(dropped, "the log was not read in time; so many lines are missing here");
+        });
+    })?;
+    let logging = dispatch(format, filter, coloured, outlet.clone());
+    dispatcher::set_global_default(logging).map_err(io::Error::other)?;
+    let _ = OUTLET.set(outlet);
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let error = match backtrace.status() {
+        BacktraceStatus::Captured => format!("{panic}\nstack backtrace:\n{backtrace}"),
+        _ => panic.to_string(),
+    };
+    tracing::error!(error, "a thread panicked");
+    // The process may end with it.
+    if thread::current().name() == Some("main") {
+        flush();
+    }
+}
+
+/// Words on stderr that are no line of the log: not coloured, not filtered, never dropped, in order with the log.
+pub fn say(words: &str) {
+    let line = format!("{words}\n");
+    match OUTLET.get() {
+        Some(outlet) => outlet.insist(line.as_bytes()),
+        // There is nowhere left to report it.
+        None => drop(io::stderr().write_all(line.as_bytes())),
+    }
+}
+
+/// Waits until what was logged and said is written, for a second at most; called at the end of `main`.
+pub fn flush() {
+    if let Some(outlet) = OUTLET.get() {
+        outlet.flush(PATIENCE);
+    }
 }
 
 /// Makes a [`Line`] for each event.

@@ -130,6 +130,7 @@ pub fn main() -> ExitCode {
     let out = Output::new(cli.json, cli.quiet);
     let given = Given { settings_file: settings_file(&matches), timeout: timeout(&matches) };
     let exit = run(cli.command, out, given).unwrap_or_else(|error| out.fail(&error));
+    telemetry::flush();
     exit.into()
 }
 
@@ -215,7 +216,8 @@ fn load(command: &Command, out: Output, file: Option<PathBuf>, flags: Vec<Flag>)
         (false, false) => "warn",
         _ => &loaded.config.log.filter,
     };
-    telemetry::start(loaded.config.log.format, telemetry::parse_filter(filter)?)?;
+    let start = if is_role { telemetry::start_serving } else { telemetry::start };
+    start(loaded.config.log.format, telemetry::parse_filter(filter)?)?;
     Ok(loaded)
 }
 

@@ -86,7 +86,7 @@ impl Output {
         self.list(&items, none, columns, row)?;
         if more && let Some(last) = items.last() {
             // Not even with `--quiet`: a list that is cut must not look whole.
-            let _ = writeln!(io::stderr(), "there are more; the next ones: --after {}", cursor(last));
+            telemetry::say(&format!("there are more; the next ones: --after {}", cursor(last)));
         }
         Ok(())
     }
@@ -94,7 +94,7 @@ impl Output {
     /// Words for whoever watches; silent with `--quiet`.
     pub(super) fn say(self, words: &str) {
         if !self.quiet {
-            let _ = writeln!(io::stderr(), "{words}");
+            telemetry::say(words);
         }
     }
 
@@ -178,7 +178,7 @@ pub(super) fn tell_problem(problem: &Problem) {
 
 /// Words about what went wrong, on stderr. Never silent.
 pub(super) fn complain(words: &str) {
-    let _ = writeln!(io::stderr(), "{} {words}", styled("1;31", "error:", telemetry::coloured()));
+    telemetry::say(&format!("{} {words}", styled("1;31", "error:", telemetry::coloured())));
 }
 
 fn problem_text(problem: &Problem) -> String {

@@ -37,12 +37,14 @@ pub const RERUNS: &str = "metagov_reruns_total";
 pub const THROTTLED: &str = "metagov_throttled_total";
 /// Handlers that never yielded and held their thread past the deadline; label `plugin`.
 pub const BLOCKED_HANDLERS: &str = "metagov_blocked_handlers_total";
+/// Lines of the log that were dropped, for its reader did not keep up.
+pub const LOG_LINES_DROPPED: &str = "metagov_log_lines_dropped_total";
 /// Due polls and ticks that wait for room in their queue, or for a worker of their plugin; label `plugin`.
 pub const HELD_BACK: &str = "metagov_polls_held_back";
 /// 1 where a check of `/readyz` holds; label `check`.
 pub const READY: &str = "metagov_ready";
 
-const COUNTERS: [(&str, &str); 9] = [
+const COUNTERS: [(&str, &str); 10] = [
     (AMQP_RECONNECTS, "Connections to the broker that were built again"),
     (DELIVERIES, "Messages that a worker was handed"),
     (SETTLED, "Deliveries that came to an end, by verdict"),
@@ -52,6 +54,7 @@ const COUNTERS: [(&str, &str); 9] = [
     (RERUNS, "Runs of commands that were repeated on fresh state"),
     (THROTTLED, "Commands that were over their community's share and wait"),
     (BLOCKED_HANDLERS, "Handlers that held their thread past the deadline"),
+    (LOG_LINES_DROPPED, "Lines of the log that were dropped, for its reader did not keep up"),
 ];
 
 const GAUGES: [(&str, &str); 4] = [

@@ -55,15 +55,17 @@ impl Role {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let _armed = metagov::failpoint::arm();
         let config = Config::load(&Sources::of_process(None, Vec::new()))?.config;
-        telemetry::start(config.log.format, telemetry::parse_filter(&config.log.filter)?)?;
+        telemetry::start_serving(config.log.format, telemetry::parse_filter(&config.log.filter)?)?;
         let shutdown = Shutdown::new();
         shutdown.listen()?;
         let app = App::with_plugins(config, registry()).await?;
-        match self {
+        let ended = match self {
             Self::Worker => app::run_worker(app, shutdown).await,
             Self::Scheduler => app::run_scheduler(app, shutdown).await,
             Self::Dev => app::run_dev(app, shutdown, |_| {}).await,
-        }
+        };
+        telemetry::flush();
+        ended
     }
 }
 
