@@ -8,6 +8,9 @@ mod command;
 mod config;
 #[path = "fuzz/properties/defaults.rs"]
 mod defaults;
+#[cfg(feature = "failpoints")]
+#[path = "fuzz/properties/frames.rs"]
+mod frames;
 #[path = "fuzz/properties/routing.rs"]
 mod routing;
 
@@ -47,4 +50,10 @@ fn defaults_are_filled_in_once_and_violations_tell_no_secret() {
 #[test]
 fn settings_load_or_fail_without_telling_a_secret() {
     replay("config", config::holds);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn what_a_broker_forwards_is_read_up_to_the_envelope() {
+    replay("frames", frames::holds);
 }

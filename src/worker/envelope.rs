@@ -191,6 +191,14 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
     Opened { envelope, command, expired: expires.is_some_and(|at| at <= Utc::now()) }
 }
 
+/// The idempotency key that a worker reads in a message; for tests, which ask for no more.
+#[cfg(feature = "failpoints")]
+#[must_use]
+pub fn key_of(message: &Message) -> Option<String> {
+    let limits = Limits { max_body_bytes: 1 << 20, prefix: "metagov".to_owned(), tenancy: Tenancy::default() };
+    open(message, &limits).envelope.message_id.map(|id| id.as_str().to_owned())
+}
+
 /// Notes in a copy when it expires: in a delay queue the broker forgets how long a message may wait. An upper bound, for
 /// nobody says how long it has waited before.
 pub(super) fn keep_expiry(message: &mut Message) {

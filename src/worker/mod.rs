@@ -53,6 +53,8 @@ use metagov_sdk::contract::Name;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
+#[cfg(feature = "failpoints")]
+pub use self::envelope::key_of;
 pub use self::{answer::message_of_stored, tenancy::Tenancy};
 use self::{
     committer::{BatchLimits, Committer},

@@ -75,7 +75,7 @@ async fn a_broker_with_an_authority_of_its_own_is_used_and_every_other_one_is_re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_port_a_name_a_password_and_a_virtual_host_are_told_apart() {
+async fn a_closed_port_a_name_a_password_a_virtual_host_and_frames_that_are_too_small_are_distinguished() {
     let broker = Broker::start();
     let (settings, url) = (broker.settings(), broker.url.clone());
     let address = url.rsplit('@').next().and_then(|rest| rest.split('/').next()).expect("host and port").to_owned();
@@ -89,5 +89,10 @@ async fn a_closed_port_a_name_a_password_and_a_virtual_host_are_told_apart() {
     ] {
         let why = refusal(&settings, &url, &Tls::default()).await;
         assert!(why.contains(said), "{said}: {why}");
+    }
+    for most in ["4096", "8191"] {
+        broker.set("frame_max", most);
+        let why = refusal(&settings, &url, &Tls::default()).await;
+        assert!(why.contains(most) && why.contains("raise frame_max"), "{why}");
     }
 }

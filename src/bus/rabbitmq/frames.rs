@@ -96,6 +96,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
                 return Poll::Ready(Ok(()));
             }
             this.take_in(filled);
+            if let Some(too_small) = this.sanitiser.too_small() {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::Unsupported, too_small)));
+            }
         }
         let ready = &this.cleaned[this.read..];
         let given = ready.len().min(into.remaining());

@@ -11,6 +11,8 @@ mod author;
 mod consumer;
 mod dead_letters;
 mod declare;
+#[cfg(feature = "failpoints")]
+pub mod forwarded;
 mod frames;
 mod outage;
 mod publisher;

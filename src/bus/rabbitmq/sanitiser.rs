@@ -33,16 +33,27 @@ const SUBSTITUTE: u8 = 0x1a;
 /// lapin agrees to nothing smaller, nor does RabbitMQ since 4.0.
 const SMALLEST_FRAME_MAX: usize = 8192;
 
+/// The broker allows only frames that are too small for lapin, which would ask for larger ones and be turned away.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("frames of {0} bytes at most")]
+pub(super) struct SmallFrames(pub(super) usize);
+
 /// Rewrites frames, and remembers how large they may be.
 #[derive(Debug)]
 pub(super) struct Sanitiser {
     frame_max: usize,
+    too_small: Option<SmallFrames>,
 }
 
 impl Sanitiser {
     /// `frame_max` is what the client asks for; the broker may lower it.
     pub(super) fn new(frame_max: u32) -> Self {
-        Self { frame_max: frame_max as usize }
+        Self { frame_max: frame_max as usize, too_small: None }
+    }
+
+    /// Whether nothing can be agreed on with this broker.
+    pub(super) fn too_small(&self) -> Option<SmallFrames> {
+        self.too_small
     }
 
     /// Rewrites one whole frame, from its kind to the byte that ends it. `None` where it ends too early or too late,
@@ -69,8 +80,9 @@ impl Sanitiser {
             // connection.tune: most channels, largest frame, heartbeat
             (10, 30) => {
                 payload.skip(2)?;
-                let agreed = self.frame_max.min(payload.number(4).filter(|theirs| *theirs > 0)?);
-                self.frame_max = agreed.max(SMALLEST_FRAME_MAX);
+                let theirs = payload.number(4).filter(|theirs| *theirs > 0)?;
+                self.too_small = (theirs < SMALLEST_FRAME_MAX).then_some(SmallFrames(theirs));
+                self.frame_max = self.frame_max.min(theirs).max(SMALLEST_FRAME_MAX);
                 Some(())
             }
             // connection.close, channel.close: code, text

@@ -36,7 +36,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
-use super::frames::Frames;
+use super::{frames::Frames, sanitiser::SmallFrames};
 use crate::bus::tls::{Tls, Unusable};
 
 /// For TCP, TLS and AMQP handshake together.
@@ -79,6 +79,10 @@ pub(super) enum Unreachable {
     HungUp { at: String },
     #[error("{at} ended the handshake of AMQP; is it a port for TLS (amqps://)?")]
     NotAmqp { at: String },
+    #[error(
+        "{at} allows frames of {most} bytes, and it takes 8192: raise frame_max in its rabbitmq.conf (131072 is usual)"
+    )]
+    SmallFrames { at: String, most: usize },
     #[error("the broker refuses user and password of broker.url: {words}")]
     Login { words: String },
     #[error("the virtual host '{vhost}' of broker.url is not there or not for this user: {words}{}", hint(vhost))]
@@ -164,8 +168,11 @@ impl Address {
                     _ => Unreachable::Handshake { at, source: error },
                 }
             }
-            ErrorKind::IOError(reason) if is_tls(reason) => {
+            ErrorKind::IOError(reason) if cause::<rustls::Error>(reason).is_some() => {
                 Unreachable::Tls { at, reason: io::Error::other(Arc::clone(reason)) }
+            }
+            ErrorKind::IOError(reason) if let Some(SmallFrames(most)) = cause(reason) => {
+                Unreachable::SmallFrames { at, most: *most }
             }
             ErrorKind::IOError(_) if self.uri.scheme == AMQPScheme::AMQPS => Unreachable::HungUp { at },
             ErrorKind::ParsingError(_) | ErrorKind::IOError(_) | ErrorKind::InvalidConnectionState(_) => {
@@ -187,21 +194,16 @@ fn hint(vhost: &str) -> &'static str {
     if vhost.is_empty() { "; the one that is called `/` is written %2f" } else { "" }
 }
 
-fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+/// What our side of the wire ended the connection for.
+fn cause<E: std::error::Error + 'static>(error: &io::Error) -> Option<&E> {
     let inner = error.get_ref()?;
-    inner
-        .downcast_ref::<rustls::Error>()
-        .or_else(|| inner.downcast_ref::<Arc<io::Error>>().and_then(|inner| rustls_error(inner)))
-}
-
-fn is_tls(error: &io::Error) -> bool {
-    rustls_error(error).is_some()
+    inner.downcast_ref::<E>().or_else(|| inner.downcast_ref::<Arc<io::Error>>().and_then(|inner| cause(inner)))
 }
 
 fn tls_words(error: &io::Error) -> String {
     use CertificateError as Bad;
     use rustls::Error as Tls;
-    match rustls_error(error) {
+    match cause(error) {
         Some(Tls::InvalidCertificate(Bad::UnknownIssuer)) => {
             "no authority that we know has signed the broker's certificate; name its own in broker.tls_ca_pem"
                 .to_owned()
