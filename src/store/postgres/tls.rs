@@ -24,9 +24,9 @@ const KEY: [&str; 2] = ["sslkey", "ssl-key"];
 pub(super) fn refuse(url: &str, options: &PgConnectOptions) -> Result<(), String> {
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let file = |names: &[&str]| {
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        let named = pairs.filter(|(name, _)| names.contains(name)).last()?;
-        Some(percent_decode_str(named.1).decode_utf8_lossy().into_owned())
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let (_, path) = pairs.rfind(|(name, _)| names.contains(name))?;
+        Some(percent_decode_str(path).decode_utf8_lossy().into_owned())
     };
     // Where the certificate itself takes the place of a path, sqlx reads it.
     let is_path = |file: &String| !file.trim_start().starts_with("-----BEGIN");
