@@ -38,6 +38,7 @@ mod ready;
 mod rig;
 mod rows;
 mod scheduler;
+mod schema;
 mod secrets;
 mod servers;
 mod settle;
@@ -51,7 +52,7 @@ mod vote;
 mod wiretap;
 mod workers;
 
-use std::{panic::AssertUnwindSafe, pin::Pin, process::ExitCode, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::Pin, process::ExitCode, str::FromStr, time::Duration};
 
 use clap::Parser;
 use futures::FutureExt;
@@ -81,6 +82,9 @@ struct Arguments {
     /// Where the lots come from; printed at the start
     #[arg(long, env = "METAGOV_SEED")]
     seed: Option<u64>,
+    /// Every second of them, so that two rigs may share them: `1/2` and `2/2`
+    #[arg(long, value_name = "1/2")]
+    share: Option<Share>,
     /// Only say which scenarios there are
     #[arg(long)]
     list: bool,
@@ -92,6 +96,23 @@ struct Arguments {
     nocapture: u8,
     #[arg(long, hide = true)]
     test_threads: Option<usize>,
+}
+
+/// One part of so many.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    part: usize,
+    of: usize,
+}
+
+impl FromStr for Share {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
+        let share = parts.map(|(part, of)| Self { part, of }).filter(|share| (1..=share.of).contains(&share.part));
+        share.ok_or("must be like 1/2")
+    }
 }
 
 type Run = for<'a> fn(&'a mut Rig, Size) -> Pin<Box<dyn Future<Output = Row> + 'a>>;
@@ -165,6 +186,7 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T67" Ci neighbours::t67: "a community with a long history deleted beside others";
     "T68" Ci neighbours::t68: "a driver's queue full for long, another's for a moment";
     "T69" Ci neighbours::t69: "bodies that take more memory than there is room for";
+    "T71" Ci schema::t71: "schema, rights and prepared statements taken away under load";
     "T56" Full soak::t56: "soak, with workers, RabbitMQ and PostgreSQL failing by lots";
     "T60" Ci crowd::t60: "a crowd votes at once";
     "T61" Ci crowd::t61: "a crowd votes while workers are killed";
@@ -217,6 +239,9 @@ impl Arguments {
             .filter(|scenario| self.full || scenario.ci || named(&self.only, scenario))
             .filter(|scenario| self.only.is_empty() || named(&self.only, scenario))
             .filter(|scenario| self.words.is_empty() || named(&self.words, scenario))
+            .enumerate()
+            .filter(|(place, _)| self.share.is_none_or(|share| place % share.of == share.part - 1))
+            .map(|(_, scenario)| scenario)
             .collect()
     }
 }
