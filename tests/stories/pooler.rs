@@ -1,6 +1,6 @@
 //! A pooler of transactions, `PgBouncer`, between the service and PostgreSQL.
 
-use std::{collections::BTreeSet, path::PathBuf, process::Command as Program};
+use std::{collections::BTreeSet, path::PathBuf, process::Command as Program, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -101,6 +101,13 @@ async fn nothing_is_lost_or_counted_twice_through_a_pooler_that_dies_in_the_midd
     let (code, stdout, stderr) = world.metagov_with(&listing, &[("METAGOV__LOG__FILTER", "info")]).await;
     assert!(code == 0 && stdout.contains("action.completed"), "{stdout}{stderr}");
     assert!(stderr.contains("through a pooler"), "{stderr}");
+    // What was out when its mark was lost goes out once more, after a minute.
+    let marked = async {
+        while world.store.overdue(Duration::ZERO).await.expect("the database answers") > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(3), marked).await.expect("the relay publishes what has no mark");
     world.finish().await;
 }
 
