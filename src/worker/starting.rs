@@ -81,7 +81,7 @@ impl Handlers {
         let envelope = &envelope.as_start_of(id, instance.stored.id);
         if self.store.process(&body.community, id).await?.is_some() {
             let detail = "there is a process with this process_id already; choose another, or leave it out";
-            return Err(Problem::new(ProblemKind::Conflict, detail).into());
+            return Err(Problem::new(ProblemKind::AlreadyExists, detail).into());
         }
         let call = self.host.call(&instance, Self::request_of(envelope, attempt, body.initiator.clone()));
         let Finished { result, effects } =

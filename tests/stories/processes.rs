@@ -56,7 +56,7 @@ story! {
         let told = world.tell("process.puppet.ballot.start", &body).await;
         assert_eq!(World::record(&told).id, id);
         let told = world.tell("process.puppet.ballot.start", &body).await;
-        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/conflict");
+        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/already-exists");
     }
 
     async fn a_start_without_a_key_that_comes_again_gets_the_answer_of_the_first(world: World) {
@@ -83,7 +83,7 @@ story! {
         // Another start of the same process is another command.
         world.send(&of(2)).await;
         let told = answers(2, 1).await.remove(0);
-        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/conflict");
+        assert_eq!(told.event.data["problem"]["type"], "https://metagov.org/problems/already-exists");
     }
 
     async fn a_start_is_not_repeated_because_a_config_changed_meanwhile(world: World) {

@@ -88,6 +88,8 @@ kinds! {
     NotClosable = "not-closable", 409, "The process cannot be closed by hand";
     /// The process has ended before.
     AlreadyCompleted = "already-completed", 409, "The process has ended";
+    /// Another command has started a process with this id.
+    AlreadyExists = "already-exists", 409, "There is a process with this id already";
     /// The webhook's signature does not hold.
     InvalidSignature = "invalid-signature", 401, "The webhook's signature does not hold";
     /// The platform answered with an error, or did not answer.
