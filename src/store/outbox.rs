@@ -6,9 +6,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use metagov_sdk::contract::CommunitySlug;
+use metagov_sdk::contract::{CommunitySlug, Timestamp};
 use sea_orm::{
-    ActiveValue::{NotSet, Set},
+    ActiveValue::{self, NotSet, Set},
     ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
     sea_query::OnConflict,
 };
@@ -146,43 +146,52 @@ async fn with_ids(connection: &impl ConnectionTrait, ids: &[Uuid]) -> Result<Vec
     Ok(found)
 }
 
-/// Writes the events of the units. An event with the same id is the same event, and stays as it was.
+/// Writes the events of the units. An event with the id of a stored one is the same event, and that stays as it was.
+///
+/// # Errors
+/// [`StoreError::Constraint`] where a unit without a key has such an event: another copy of its command was faster, in this
+/// batch or elsewhere, and what that one says is to be published. [`recognise`] finds it the next time.
 pub(super) async fn insert(transaction: &DatabaseTransaction, units: &[&Unit]) -> Result<(), StoreError> {
     let created_at = clock::stamp(transaction.get_database_backend());
     let of_units = units.iter().flat_map(|unit| unit.events.iter().map(move |event| (*unit, event)));
-    let rows: Vec<ActiveModel> = of_units
-        .zip(0..)
-        .map(|((unit, event), position)| ActiveModel {
-            id: Set(event.id),
-            community: Set(event.community.as_str().to_owned()),
-            inbox_key: Set(unit.inbox.as_ref().map(|entry| entry.message_id.as_str().to_owned())),
-            position: Set(position),
-            plugin: Set(event.plugin.clone()),
-            routing_key: Set(event.routing_key.clone()),
-            event_type: Set(event.event_type.clone()),
-            body: Set(event.body.as_ref().to_owned()),
-            correlation_id: Set(event.correlation_id.clone()),
-            traceparent: Set(event.traceparent.clone()),
-            causation_id: Set(event.causation_id.clone()),
-            process_id: Set(event.process_id),
-            sequence: Set(event.sequence),
-            last: Set(event.last),
-            unrouted: NotSet,
-            published_at: NotSet,
-            claimed_until: NotSet,
-            refusals: NotSet,
-            created_at: created_at.clone(),
-        })
-        .collect();
-    for chunk in rows.chunks(keys::CHUNK) {
+    let rows = of_units.zip(0..).map(|((unit, event), position)| event.to_row(unit, position, created_at.clone()));
+    let (keyed, keyless): (Vec<_>, Vec<_>) = rows.partition(|row| row.inbox_key.as_ref().is_some());
+    for chunk in keyed.chunks(keys::CHUNK) {
         let insert =
             Entity::insert_many(chunk.to_vec()).on_conflict(OnConflict::column(Column::Id).do_nothing().to_owned());
         insert.exec_without_returning(transaction).await?;
+    }
+    for chunk in keyless.chunks(keys::CHUNK) {
+        Entity::insert_many(chunk.to_vec()).exec_without_returning(transaction).await?;
     }
     Ok(())
 }
 
 impl OutboxEvent {
+    fn to_row(&self, unit: &Unit, position: i32, created_at: ActiveValue<Timestamp>) -> ActiveModel {
+        ActiveModel {
+            id: Set(self.id),
+            community: Set(self.community.as_str().to_owned()),
+            inbox_key: Set(unit.inbox.as_ref().map(|entry| entry.message_id.as_str().to_owned())),
+            position: Set(position),
+            plugin: Set(self.plugin.clone()),
+            routing_key: Set(self.routing_key.clone()),
+            event_type: Set(self.event_type.clone()),
+            body: Set(self.body.as_ref().to_owned()),
+            correlation_id: Set(self.correlation_id.clone()),
+            traceparent: Set(self.traceparent.clone()),
+            causation_id: Set(self.causation_id.clone()),
+            process_id: Set(self.process_id),
+            sequence: Set(self.sequence),
+            last: Set(self.last),
+            unrouted: NotSet,
+            published_at: NotSet,
+            claimed_until: NotSet,
+            refusals: NotSet,
+            created_at,
+        }
+    }
+
     pub(super) fn from_row(row: Model) -> Result<Self, StoreError> {
         Ok(Self {
             id: row.id,

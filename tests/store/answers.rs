@@ -18,6 +18,7 @@ on_both!(
     a_rejection_for_no_community_leaves_nothing,
     a_key_whose_attempt_is_over_is_taken_over,
     a_unit_without_a_key_is_recognised_by_its_events,
+    of_copies_without_a_key_at_the_same_time_one_has_the_word,
 );
 
 async fn commit_one(store: &Store, unit: Unit) -> Committed {
@@ -136,4 +137,27 @@ async fn a_unit_without_a_key_is_recognised_by_its_events(database: &Database) {
     assert_eq!(events, start("first").events, "byte for byte as it was stored");
     let silent = Unit { changes: vec![insert(&started)], ..Unit::default() };
     assert!(matches!(commit_one(&store, silent).await, Committed::Stale));
+}
+
+async fn of_copies_without_a_key_at_the_same_time_one_has_the_word(database: &Database) {
+    let (store, other) = (database.store().await, database.store().await);
+    community(&store, "a").await;
+    let copy = |key: &str, body: &str| {
+        let event = OutboxEvent { body: body.into(), ..event("a", key, "done") };
+        Unit { events: vec![event], ..Unit::default() }
+    };
+    // In one batch of one worker.
+    let answers = store.commit(vec![copy("batch", "first"), copy("batch", "second")]).await.expect("it answers");
+    let [Committed::Stored, Committed::Repeated(events)] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!(*events, copy("batch", "first").events, "what is published is what is stored");
+    // At two workers.
+    for round in 0..50 {
+        let key = round.to_string();
+        let answers = tokio::join!(commit_one(&store, copy(&key, "one")), commit_one(&other, copy(&key, "other")));
+        let stored = [&answers.0, &answers.1].into_iter().filter(|answer| matches!(answer, Committed::Stored)).count();
+        assert_eq!(stored, 1, "{answers:?}");
+        let Committed::Repeated(events) = commit_one(&store, copy(&key, "late")).await else { panic!("it is stored") };
+        let words = if matches!(answers.0, Committed::Stored) { "one" } else { "other" };
+        assert_eq!(events, copy(&key, words).events);
+    }
 }
