@@ -6,7 +6,9 @@
 //! | action | at that passage |
 //! |---|---|
 //! | `return` | the process ends at once, as after `kill -9` |
+//! | `return(freeze)` | the process stands still, as after `kill -STOP`, until somebody continues it |
 //! | `return(halt)` | this task stands still for ever, until its runtime is dropped |
+//! | `return(hold)` | this task stands still until [`RELEASED`] wakes it |
 //! | `return(<text>)` | where the place can refuse it does so with this text; else nothing happens |
 //!
 //! Up: whoever marks a place. Down: `fail`.
@@ -31,6 +33,10 @@ pub(crate) use failpoint;
 #[cfg(feature = "failpoints")]
 pub static MET: tokio::sync::Notify = tokio::sync::Notify::const_new();
 
+/// Lets go on what stands still at `return(hold)`.
+#[cfg(feature = "failpoints")]
+pub static RELEASED: tokio::sync::Notify = tokio::sync::Notify::const_new();
+
 /// Arms the places that `FAILPOINTS` names, until what it returns is dropped.
 #[cfg(feature = "failpoints")]
 #[must_use]
@@ -41,14 +47,23 @@ pub fn arm() -> fail::FailScenario<'static> {
 /// Passes a place; the text of a refusal where one is asked for.
 #[cfg(feature = "failpoints")]
 pub(crate) async fn pass(place: &str) -> Option<String> {
-    let text = action_at(place);
-    if text.is_some() {
-        MET.notify_one();
+    let text = action_at(place)?;
+    MET.notify_one();
+    match text.as_str() {
+        "freeze" => freeze(),
+        "halt" => std::future::pending::<()>().await,
+        "hold" => RELEASED.notified().await,
+        _ => return Some(text),
     }
-    if text.as_deref() == Some("halt") {
-        std::future::pending::<()>().await;
-    }
-    text
+    None
+}
+
+/// The kernel stops every thread of this process before `kill` is waited for.
+#[cfg(feature = "failpoints")]
+fn freeze() {
+    let id = std::process::id().to_string();
+    let stopped = std::process::Command::new("kill").args(["-STOP", &id]).status();
+    assert!(stopped.is_ok_and(|status| status.success()), "this process cannot be stopped");
 }
 
 #[cfg(feature = "failpoints")]

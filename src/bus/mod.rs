@@ -270,6 +270,15 @@ impl Bus {
         }
     }
 
+    /// Ends the session of everybody who consumes now, as a broker does that hears nothing of them for long: what they have
+    /// not acknowledged goes to others. On the in-process bus, for tests.
+    #[cfg(feature = "failpoints")]
+    pub fn lose_consumers(&self) {
+        if let Kind::InProcess(bus) = &self.0 {
+            bus.lose_consumers();
+        }
+    }
+
     /// What stands at this moment, and what does not.
     #[must_use]
     pub fn standing(&self) -> Standing {

@@ -14,7 +14,7 @@
 //! for its key is that command's own.
 //!
 //! Beside them: `stuck`, rows that are not at their end although everything is quiet; of all events, whatever caused them,
-//! those that are stored and were never heard, those that differ under one id, and the processes whose sequence has gaps;
+//! those that are stored and were never heard, those that differ under one id, and the processes whose sequence has gaps or two ends;
 //! and the calls that the platform saw for each key.
 
 use std::collections::{BTreeMap, HashSet};
@@ -41,7 +41,7 @@ pub(crate) struct Tally {
     pub(crate) unheard: usize,
     /// Events that came with two bodies under one id.
     pub(crate) differing: usize,
-    /// Processes whose sequence has gaps, or two events at one place.
+    /// Processes whose sequence has gaps, two events at one place, or two ends.
     pub(crate) gaps: usize,
     /// Commands by the kind of their outcome.
     pub(crate) kinds: BTreeMap<String, usize>,

@@ -1,5 +1,5 @@
 //! Every event that a driver heard, whatever caused it: whether two of one id differ, whether the sequence of a process has
-//! gaps, and what is known of a process last.
+//! gaps or two ends, and what is known of a process last.
 //!
 //! It keeps what takes to judge events and not the events themselves, for an hour of them would not fit. Up:
 //! [`crate::book`], which notes down, and [`crate::checker`].
@@ -27,6 +27,8 @@ struct Heights {
     heard: BTreeSet<i64>,
     /// Two events at one place of the sequence.
     twice: bool,
+    /// How many events say that it has ended.
+    ends: usize,
     /// What the one with the highest place says.
     last: Value,
 }
@@ -65,6 +67,7 @@ impl Heard {
             heights.last = event["data"].clone();
         }
         heights.twice |= !heights.heard.insert(sequence);
+        heights.ends += usize::from(["completed", "failed"].iter().any(|end| event["data"]["status"] == **end));
     }
 
     /// A platform's event with a word and a number, as the puppet tells them.
@@ -82,11 +85,14 @@ impl Heard {
         stored.iter().filter(|id| !self.bodies.contains_key(id)).count()
     }
 
-    /// Processes whose sequence does not begin with 1, leaves a place out, or has two events at one.
+    /// Processes whose sequence does not begin with 1, leaves a place out, has two events at one, or ends twice.
     pub(crate) fn gaps(&self) -> usize {
         let whole = |heights: &&Heights| {
             let count = i64::try_from(heights.heard.len()).unwrap_or(i64::MAX);
-            heights.heard.first() == Some(&1) && heights.heard.last() == Some(&count) && !heights.twice
+            heights.heard.first() == Some(&1)
+                && heights.heard.last() == Some(&count)
+                && !heights.twice
+                && heights.ends <= 1
         };
         self.processes.values().filter(|heights| !whole(heights)).count()
     }

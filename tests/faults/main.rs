@@ -5,6 +5,7 @@
 //! times as well.
 
 mod alarms;
+mod answers;
 mod book;
 mod broker;
 mod cast;
@@ -19,9 +20,11 @@ mod disks;
 mod double;
 mod driver;
 mod flood;
+mod frozen;
 mod heard;
 mod hostile;
 mod injection;
+mod lossy;
 mod memory;
 mod mix;
 mod mounts;
@@ -192,6 +195,9 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T61" Ci crowd::t61: "a crowd votes while workers are killed";
     "T62" Ci crowd::t62: "people vote while PostgreSQL is away";
     "T63" Ci crowd::t63: "a crowd changes one state, and a vote is closed in the middle of a crowd";
+    "T64" Ci frozen::t64: "workers frozen beyond their lease, wherever they are, and continued";
+    "T65" Ci answers::t65: "answers to COMMIT lost under starts without a key";
+    "T70" Ci answers::t70: "RabbitMQ restarted between a rejection and its acknowledgement";
 };
 
 fn main() -> ExitCode {

@@ -149,7 +149,7 @@ fn blab<P: Plugin<Config = Config>>(cx: &Cx<P>) -> String {
 }
 
 /// One HTTP call without a client: a request, and the status of the answer.
-async fn call<P: Plugin>(cx: &Cx<P>) -> Result<()> {
+pub(crate) async fn call<P: Plugin>(cx: &Cx<P>) -> Result<()> {
     let address = std::env::var(PLATFORM).map_err(|_| Error::failed("nobody named the platform"))?;
     let away = |error: std::io::Error| Error::retry(format!("the platform is away: {error}"));
     let mut stream = TcpStream::connect(&address).await.map_err(away)?;

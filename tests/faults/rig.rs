@@ -152,7 +152,7 @@ impl Rig {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
         std::fs::set_permissions(directory.path(), mode).expect("the directory is ours");
         let broker = Server::start("rabbitmq", directory.path(), &[]).await;
-        let database = Server::start("postgres", directory.path(), &["fsync=on"]).await;
+        let database = Server::start("postgres", directory.path(), &["fsync=on", "max_connections=400"]).await;
         let platform = Platform::start(&directory.path().join("platform.log")).await;
         let logs = directory.path().to_owned();
         Self { broker, database, platform, random: ChaCha8Rng::seed_from_u64(0), directory, logs }

@@ -72,7 +72,7 @@ impl Service {
         const DUPLICATED: &str = "SELECT \
             (SELECT COUNT(*) FROM (SELECT 1 FROM action_runs WHERE message_id IS NOT NULL \
              GROUP BY community, message_id HAVING COUNT(*) > 1) AS runs) + \
-            (SELECT COUNT(*) FROM (SELECT 1 FROM outbox WHERE last AND event_type LIKE '%action.%' AND inbox_key IS NOT NULL \
+            (SELECT COUNT(*) FROM (SELECT 1 FROM outbox WHERE last AND inbox_key IS NOT NULL \
              GROUP BY community, inbox_key HAVING COUNT(*) > 1) AS events)";
         const STUCK: &str = "SELECT \
             (SELECT COUNT(*) FROM inbox WHERE status <> 'finished') + \

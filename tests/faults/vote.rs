@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use metagov_sdk::prelude::*;
 
-use crate::puppet::Puppet;
+use crate::puppet::{self, Puppet};
 
 /// Names the vote that a webhook is for.
 pub(crate) const KEY: &str = "x-puppet-vote";
@@ -89,6 +89,7 @@ pub(crate) struct Vote {
     polls: u64,
     every_ms: Option<u64>,
     closes_at: Option<Timestamp>,
+    calls: bool,
 }
 
 /// What a vote is started with.
@@ -102,6 +103,9 @@ pub(crate) struct Call {
     /// Closed by the clock after so many milliseconds.
     #[serde(default)]
     closes_in_ms: Option<u64>,
+    /// Whether the platform is called when it begins, and when it is closed.
+    #[serde(default)]
+    calls: bool,
 }
 
 /// How a vote stands.
@@ -121,12 +125,18 @@ impl Vote {
     }
 }
 
+/// Says so at the platform, once for each command.
+async fn announce(cx: &Cx<Puppet>, calls: bool) -> Result<()> {
+    if calls { cx.step("announce", puppet::call(cx)).await } else { Ok(()) }
+}
+
 impl Process<Puppet> for Vote {
     const NAME: &'static str = "vote";
     type Parameters = Call;
     type Outcome = Standing;
 
     async fn start(cx: &Cx<Puppet>, call: Call) -> Result<Started<Self>> {
+        announce(cx, call.calls).await?;
         let after = |millis| cx.now() + Duration::from_millis(millis);
         let closes_at = call.closes_in_ms.map(after);
         Ok(Started::new(Self {
@@ -135,6 +145,7 @@ impl Process<Puppet> for Vote {
             polls: 0,
             every_ms: call.every_ms,
             closes_at,
+            calls: call.calls,
         }))
     }
 
@@ -152,7 +163,8 @@ impl Process<Puppet> for Vote {
         Ok(Progress::Updated(self.standing()))
     }
 
-    async fn close(&mut self, _: &Cx<Puppet>) -> Result<Progress<Standing>> {
+    async fn close(&mut self, cx: &Cx<Puppet>) -> Result<Progress<Standing>> {
+        announce(cx, self.calls).await?;
         Ok(Progress::Completed(self.standing()))
     }
 

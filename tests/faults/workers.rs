@@ -129,6 +129,12 @@ impl Process {
         assert!(sent.success(), "{} cannot be sent SIG{signal}", self.name);
     }
 
+    /// Whether it stands still, as after SIGSTOP.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
+    }
+
     /// Waits until it has ended by itself; `None` where that takes longer.
     pub(crate) async fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
         let until = Instant::now() + patience;

@@ -5,9 +5,10 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use metagov::bus::Bus;
+use metagov::bus::{Bus, Destination, Message, Outgoing, Properties};
 use metagov_sdk::contract::Event;
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::play::{Act, Play};
 
@@ -27,6 +28,32 @@ impl Heard {
             let event = serde_json::from_slice(&message.body).expect("every message is an event");
             self.events().push(event);
             self.news.notify_waiters();
+        }
+    }
+
+    /// Waits until all that was published before this is heard: a last event comes after the others, and is none of them.
+    pub(crate) async fn everything(&self, bus: &Bus) {
+        let Some(first) = self.events().first().cloned() else { return };
+        let last = Event { id: Uuid::new_v4(), causationid: None, sequence: None, ..first };
+        let message = Message {
+            routing_key: "the.end".to_owned(),
+            body: last.to_json().into(),
+            properties: Properties::default(),
+        };
+        let published = bus.publish(vec![Outgoing { to: Destination::Events, message }]).await;
+        published.expect("the bus is open");
+        loop {
+            let news = self.news.notified();
+            let has_come = {
+                let mut events = self.events();
+                let all = events.len();
+                events.retain(|event| event.id != last.id);
+                events.len() < all
+            };
+            if has_come {
+                return;
+            }
+            news.await;
         }
     }
 

@@ -14,7 +14,7 @@ pub(crate) struct Performance {
     pub(crate) events: Vec<Event>,
     /// How many dead letters there are.
     pub(crate) dead: usize,
-    /// Whether a worker was ended.
+    /// Whether a worker was ended, or stood still for so long that others took it for dead.
     pub(crate) deaths: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Interruptions: a worker and its scheduler are ended, or refused by their database, at each step and each `await`.
+//! Interruptions: a worker and its scheduler are ended, made to stand still, or refused by their database, at each step and
+//! each `await`.
 //!
 //! Beneath the fault rig, which kills processes: here everything is in this process (bus, a file of SQLite in memory, a
 //! clock that stands still, a platform that keeps book), so that a schedule takes a blink. A worker lives on a runtime of
@@ -7,6 +8,7 @@
 //! is printed; `METAGOV_SEED=<seed>` draws the same schedules again, and `METAGOV_SCHEDULES=<n>` so many of them.
 
 mod clock;
+mod frozen;
 mod heard;
 mod judge;
 mod play;
@@ -65,6 +67,8 @@ struct Interruption {
 enum Deed {
     /// It ends there.
     End,
+    /// It stands still there, until others are done.
+    Freeze,
     /// The database refuses there, once.
     Refuse,
 }
@@ -74,6 +78,7 @@ impl Interruption {
     fn action(self) -> String {
         let deed = match self.deed {
             Deed::End => "return(halt)",
+            Deed::Freeze => "return(hold)",
             Deed::Refuse => "return(a test says that the database is away)",
         };
         match self.passage {
@@ -85,19 +90,39 @@ impl Interruption {
 
 impl fmt::Display for Interruption {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let deed = if self.deed == Deed::End { "ended" } else { "refused" };
-        write!(out, "{deed} at {} #{}", self.place, self.passage)
+        write!(out, "{} at {} #{}", self.deed, self.place, self.passage)
+    }
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::End => "ended",
+            Self::Freeze => "frozen",
+            Self::Refuse => "refused",
+        })
     }
 }
 
 #[test]
 fn an_interruption_at_any_passage_of_any_place_breaks_no_promise() {
+    at_every_passage(
+        PLACES.map(|place| (place, Deed::End)).into_iter().chain(REFUSALS.map(|place| (place, Deed::Refuse))),
+    );
+}
+
+#[test]
+fn a_worker_that_stands_still_at_any_passage_of_any_place_breaks_no_promise() {
+    // The scheduler is ended with its worker, and not driven after that.
+    let of_workers = PLACES.into_iter().filter(|place| !place.starts_with("scheduler::"));
+    at_every_passage(of_workers.map(|place| (place, Deed::Freeze)));
+}
+
+fn at_every_passage(deeds: impl Iterator<Item = (&'static str, Deed)>) {
     let began = Instant::now();
     let stage = Stage::set();
     let mut schedules = 0;
-    let ends = PLACES.map(|place| (place, Deed::End));
-    let refusals = REFUSALS.map(|place| (place, Deed::Refuse));
-    for (place, deed) in ends.into_iter().chain(refusals) {
+    for (place, deed) in deeds {
         let mut passage = 1;
         loop {
             let interruption = Interruption { place, passage, deed };
@@ -109,17 +134,26 @@ fn an_interruption_at_any_passage_of_any_place_breaks_no_promise() {
             passage += 1;
         }
         assert!(passage > 1, "nothing passes {place}");
-        println!("{place}, {}: {} passages", if deed == Deed::End { "ended" } else { "refused" }, passage - 1);
+        println!("{place}, {deed}: {} passages", passage - 1);
     }
     report(schedules, began);
 }
 
 #[test]
 fn an_end_at_any_await_breaks_no_promise() {
+    at_every_await(Deed::End);
+}
+
+#[test]
+fn a_worker_that_stands_still_at_any_await_breaks_no_promise() {
+    at_every_await(Deed::Freeze);
+}
+
+fn at_every_await(deed: Deed) {
     let began = Instant::now();
     let stage = Stage::set();
     let mut passage = 1;
-    while stage.play(&[Interruption { place: WAITING, passage, deed: Deed::End }]) == 1 {
+    while stage.play(&[Interruption { place: WAITING, passage, deed }]) == 1 {
         passage += 1;
     }
     println!("{} moments at which all tasks wait", passage - 1);
@@ -154,7 +188,8 @@ fn several_interruptions_in_a_row_break_no_promise() {
                     let place = if refuses { place } else { REFUSALS[lots.random_range(0..REFUSALS.len())] };
                     Interruption { place, passage, deed: Deed::Refuse }
                 } else {
-                    Interruption { place, passage, deed: Deed::End }
+                    let freezes = !place.starts_with("scheduler::") && lots.random();
+                    Interruption { place, passage, deed: if freezes { Deed::Freeze } else { Deed::End } }
                 }
             })
             .collect();

@@ -40,6 +40,7 @@ use uuid::Uuid;
 use crate::{
     Deed, Interruption, WAITING,
     clock::{self, StageClock},
+    frozen::{Frozen, Working},
     heard::Heard,
     judge::{Performance, judge},
     play::{Act, Command, Play},
@@ -91,7 +92,7 @@ struct Schedule {
 /// Why a worker is no more.
 #[derive(PartialEq)]
 enum End {
-    Interrupted,
+    Interrupted(Deed),
     Done,
 }
 
@@ -162,20 +163,27 @@ impl Stage {
         schedule.arm();
         let schedule = RefCell::new(schedule);
         let mut run = Run { bus, heard, play, act: 0, said: Cell::new(false), schedule };
+        let mut frozen = Vec::new();
         loop {
             let runtime = runtime_of_a_worker();
-            let end = runtime.block_on(self.work(file, &mut run));
-            // What has not finished is gone with its worker.
-            drop(runtime);
-            if end == End::Done {
-                break;
+            let (end, working) = runtime.block_on(self.work(file, &mut run));
+            match end {
+                End::Done => break,
+                End::Interrupted(Deed::Freeze) => {
+                    run.bus.lose_consumers();
+                    frozen.push(Frozen::new(runtime, working, file));
+                }
+                // What has not finished is gone with its worker.
+                End::Interrupted(_) => drop(runtime),
             }
             clock::pass(PAUSE);
         }
+        frozen.into_iter().for_each(Frozen::thaw);
         armed.teardown();
         WAITS_LEFT.store(0, Ordering::SeqCst);
         runtime_of_a_worker().block_on(async {
             self.sweep(file, &run.bus).await;
+            run.heard.everything(&run.bus).await;
             let mut dead = 0;
             let mut count = |_: &_| {
                 dead += 1;
@@ -213,11 +221,16 @@ impl Stage {
     }
 
     /// The life of one worker, with a scheduler beside it.
-    async fn work(&self, file: &Path, run: &mut Run<'_>) -> End {
+    async fn work(&self, file: &Path, run: &mut Run<'_>) -> (End, Working) {
         let store = open(file).await;
-        let mut scheduler = Scheduler::new(store.clone(), run.bus.clone(), 10);
+        let scheduler = Scheduler::new(store.clone(), run.bus.clone(), 10);
         let stop = CancellationToken::new();
-        let mut working = tokio::spawn(self.worker(store, &run.bus).run(stop.clone()));
+        let task = tokio::spawn(self.worker(store, &run.bus).run(stop.clone()));
+        let mut working = Working { stop, task };
+        (Self::act(&mut working, scheduler, run).await, working)
+    }
+
+    async fn act(working: &mut Working, mut scheduler: Scheduler, run: &mut Run<'_>) -> End {
         let deadline = Instant::now() + PATIENCE;
         while let Some(act) = run.play.acts.get(run.act) {
             let playing = async {
@@ -229,14 +242,14 @@ impl Stage {
                 run.said.set(true);
                 run.heard.all(run.play, run.act).await;
             };
-            if run.uninterrupted(playing, deadline).await == End::Interrupted {
-                return End::Interrupted;
+            if let interrupted @ End::Interrupted(_) = run.uninterrupted(playing, deadline).await {
+                return interrupted;
             }
             run.act += 1;
             run.said.set(false);
         }
-        stop.cancel();
-        let ended = async { (&mut working).await.expect("the worker does not panic") };
+        working.stop.cancel();
+        let ended = async { (&mut working.task).await.expect("the worker does not panic") };
         run.uninterrupted(ended, deadline).await
     }
 }
@@ -254,7 +267,7 @@ impl Schedule {
     fn goes_on(&mut self) -> Deed {
         let Interruption { place, deed, .. } = self.upcoming.pop().expect("one was armed");
         self.met += 1;
-        self.deaths |= deed == Deed::End;
+        self.deaths |= deed != Deed::Refuse;
         fail::remove(place);
         self.arm();
         deed
@@ -280,8 +293,9 @@ impl Run<'_> {
             if !met {
                 return End::Done;
             }
-            if self.schedule.borrow_mut().goes_on() == Deed::End {
-                return End::Interrupted;
+            let deed = self.schedule.borrow_mut().goes_on();
+            if deed != Deed::Refuse {
+                return End::Interrupted(deed);
             }
         }
     }
@@ -337,7 +351,8 @@ async fn open(file: &Path) -> Store {
     Store::connect(&settings).await.expect("the database opens")
 }
 
-async fn connect(file: &Path) -> DatabaseConnection {
+/// A way past the service.
+pub(crate) async fn connect(file: &Path) -> DatabaseConnection {
     Database::connect(format!("sqlite:{}", file.display())).await.expect("the database opens")
 }
 

@@ -1,11 +1,12 @@
 //! A consumer of the in-process bus: hands out up to its prefetch, and takes back what was not acknowledged.
 //!
 //! Like a channel of RabbitMQ it lives as long as its [`crate::bus::Deliveries`] or any of its receipts; when the last
-//! is gone, whatever is unacknowledged returns to the queue. Up: [`super::queue`]. Down: [`crate::bus::Delivery`].
+//! is gone, or its session is lost, whatever is unacknowledged returns to the queue. Up: [`super::queue`]. Down: [`crate::bus::Delivery`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{InProcess, MemoryQueue, Stored};
 use crate::bus::{
@@ -13,7 +14,13 @@ use crate::bus::{
     delivery::{Settlement, is_last_chance},
 };
 
-pub(super) async fn run(bus: Arc<InProcess>, queue: Arc<MemoryQueue>, prefetch: u16, outgoing: mpsc::Sender<Delivery>) {
+pub(super) async fn run(
+    bus: Arc<InProcess>,
+    queue: Arc<MemoryQueue>,
+    prefetch: u16,
+    outgoing: mpsc::Sender<Delivery>,
+    session: CancellationToken,
+) {
     let (settlements, mut settled) = mpsc::unbounded_channel();
     let mut unacknowledged: BTreeMap<u64, Stored> = BTreeMap::new();
     let mut next_tag = 1;
@@ -36,6 +43,7 @@ pub(super) async fn run(bus: Arc<InProcess>, queue: Arc<MemoryQueue>, prefetch: 
         tokio::select! {
             biased;
             () = bus.closed.cancelled() => return,
+            () = session.cancelled() => break,
             settlement = settled.recv() => match settlement {
                 Some(Settlement::Ack(tag)) => drop(unacknowledged.remove(&tag)),
                 Some(Settlement::Return(tag)) => {

@@ -36,6 +36,8 @@ pub struct InProcess {
     broker: RwLock<Broker>,
     stopped: CancellationToken,
     closed: CancellationToken,
+    /// Ends with the session of those who consume now.
+    session: RwLock<CancellationToken>,
     /// Like a broker, the bus outlives whoever uses it: what waits here survives the runtime of a worker.
     runtime: Handle,
 }
@@ -49,6 +51,7 @@ impl InProcess {
             delivery_limit,
             broker: RwLock::default(),
             stopped: closed.child_token(),
+            session: RwLock::new(closed.child_token()),
             closed,
             runtime: Handle::current(),
         };
@@ -140,7 +143,8 @@ impl InProcess {
         let name = self.names.queue(queue);
         let (outgoing, incoming) = mpsc::channel(usize::from(prefetch));
         if let Some(queue) = self.read().queue(&name) {
-            self.runtime.spawn(consumer::run(Arc::clone(self), queue, prefetch, outgoing));
+            let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone();
+            self.runtime.spawn(consumer::run(Arc::clone(self), queue, prefetch, outgoing, session));
         }
         Deliveries::new(incoming, self.stopped.clone())
     }
@@ -198,6 +202,12 @@ impl InProcess {
             return Err(BusError::Closed);
         }
         Ok(self.read().queue(&self.names.queue(queue)).map(|queue| queue.depth()).unwrap_or_default())
+    }
+
+    #[cfg(feature = "failpoints")]
+    pub(super) fn lose_consumers(&self) {
+        let mut session = self.session.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *session, self.closed.child_token()).cancel();
     }
 
     pub(super) fn stop_consuming(&self) {
