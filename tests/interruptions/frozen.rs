@@ -5,7 +5,7 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use metagov::failpoint::RELEASED;
+use metagov::failpoint::{RELEASED, SPARED};
 use sea_orm::ConnectionTrait;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -43,6 +43,8 @@ impl Frozen {
         let (others_are_done, mut done) = oneshot::channel();
         let life = thread::spawn(move || {
             let _ = runtime_of_its_own().block_on(async { timeout(patience, &mut done).await });
+            // What is still to come is for the others.
+            SPARED.set(true);
             RELEASED.notify_waiters();
             runtime.block_on(async {
                 if !done.is_terminated() {

@@ -17,7 +17,7 @@ use futures::FutureExt;
 use metagov::{
     bus::{Bus, DeadVerdict, Destination, Message, Outgoing, Properties, Published},
     config,
-    failpoint::MET,
+    failpoint::{MET, SPARED},
     host::Host,
     registry::Registry,
     scheduler::Scheduler,
@@ -359,6 +359,9 @@ pub(crate) async fn connect(file: &Path) -> DatabaseConnection {
 /// A runtime with one thread, which waits whenever no task can go on: then each of them stands at an `await`.
 fn runtime_of_a_worker() -> Runtime {
     let count = || {
+        if SPARED.get() {
+            return;
+        }
         let left = WAITS_LEFT.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if left == Ok(1) {
             MET.notify_one();
