@@ -2,7 +2,7 @@
 //!
 //! A flood that came back all at once, second after second, would go round and round through its queue, and whoever stands
 //! behind it would wait for all of it again and again. So each copy is booked for the first step of the delay ladder before
-//! which its owner has room, by the rate at which its handlers ended lately. It is a guess, and nothing but time depends on
+//! which its owner has room, by the rate at which its handlers ended while any of them ran. It is a guess, and nothing but time depends on
 //! it: what comes back where there is no room is parked anew. In a standstill, when a broker or a database is away, few or none
 //! end: so for some minutes what was before it counts, too, and never less than one handler in a second each.
 //!
@@ -39,12 +39,13 @@ pub(super) struct Bookings {
 /// What is known of one owner.
 #[derive(Debug)]
 struct Books {
+    running: usize,
     ended: Lately,
     /// While something of its is parked.
     parked: Option<Parked>,
 }
 
-/// Handlers that ended, each counting less the longer ago it was.
+/// A sum, to which each part counts less the longer ago it was.
 #[derive(Debug, Clone, Copy)]
 struct Lately {
     count: f64,
@@ -56,6 +57,8 @@ struct Lately {
 struct Parked {
     begun: Instant,
     ended: Lately,
+    /// For how long any ran, in seconds: while there is nothing to do, nobody is slow.
+    busy: Lately,
     /// How many come back in which second since then.
     returns: BTreeMap<u64, u32>,
 }
@@ -72,12 +75,21 @@ impl Bookings {
         self.of(owner, now).book(now, least)
     }
 
+    /// A handler of this owner's begins.
+    pub(super) fn started(&mut self, owner: &Owner, now: Instant) {
+        let books = self.of(owner, now);
+        books.note_busy(now);
+        books.running += 1;
+    }
+
     /// A handler of this owner's has ended.
     pub(super) fn done(&mut self, owner: &Owner, now: Instant) {
         let books = self.of(owner, now);
-        books.ended.add_one(now);
+        books.note_busy(now);
+        books.running = books.running.saturating_sub(1);
+        books.ended.add(1.0, now);
         if let Some(parked) = &mut books.parked {
-            parked.ended.add_one(now);
+            parked.ended.add(1.0, now);
         }
     }
 
@@ -89,20 +101,29 @@ impl Bookings {
                 parked.returns.retain(|returns, _| *returns >= second);
             }
             books.parked.take_if(|parked| parked.returns.is_empty());
-            books.parked.is_some() || books.ended.count_at(now) > IDLE
+            books.parked.is_some() || books.running > 0 || books.ended.count_at(now) > IDLE
         });
     }
 
     fn of(&mut self, owner: &Owner, now: Instant) -> &mut Books {
         if !self.owners.contains_key(owner) {
-            self.owners.insert(owner.clone(), Books { ended: Lately::none(now), parked: None });
+            self.owners.insert(owner.clone(), Books { running: 0, ended: Lately::none(now), parked: None });
         }
         self.owners.get_mut(owner).expect("it was just put there")
     }
 }
 
 impl Books {
+    /// Counts the time since the last start or end, if anything ran.
+    fn note_busy(&mut self, now: Instant) {
+        if let Some(parked) = &mut self.parked {
+            let since = now.duration_since(parked.busy.counted);
+            parked.busy.add(if self.running > 0 { since.as_secs_f64() } else { 0.0 }, now);
+        }
+    }
+
     fn book(&mut self, now: Instant, least: f64) -> DelayStep {
+        self.note_busy(now);
         let before = self.ended.count_at(now) / LATELY.as_secs_f64();
         let parked = self.parked.get_or_insert_with(|| Parked::new(now));
         // What is below the floor says that little was asked for before, not how fast it went.
@@ -123,20 +144,18 @@ impl Books {
 
 impl Parked {
     fn new(now: Instant) -> Self {
-        Self { begun: now, ended: Lately::none(now), returns: BTreeMap::new() }
+        Self { begun: now, ended: Lately::none(now), busy: Lately::none(now), returns: BTreeMap::new() }
     }
 
     fn second(&self, now: Instant) -> u64 {
         now.duration_since(self.begun).as_secs()
     }
 
-    /// Handlers that end in a second; `None` while that is unknown.
+    /// Handlers that end in a second in which any runs; `None` while that is unknown.
     fn rate(&self, now: Instant) -> Option<f64> {
-        let (known, ended) = (now.duration_since(self.begun), self.ended.count_at(now));
-        if known < UNKNOWN || ended <= 0.0 {
-            return None;
-        }
-        Some(ended / (LATELY.as_secs_f64() * (1.0 - (-known.div_duration_f64(LATELY)).exp())))
+        let (ended, busy) = (self.ended.count_at(now), self.busy.count_at(now));
+        let is_known = now.duration_since(self.begun) >= UNKNOWN && ended > 0.0 && busy > 0.0;
+        is_known.then(|| ended / busy)
     }
 }
 
@@ -149,8 +168,8 @@ impl Lately {
         self.count * (-now.duration_since(self.counted).div_duration_f64(LATELY)).exp()
     }
 
-    fn add_one(&mut self, now: Instant) {
-        *self = Self { count: self.count_at(now) + 1.0, counted: now };
+    fn add(&mut self, more: f64, now: Instant) {
+        *self = Self { count: self.count_at(now) + more, counted: now };
     }
 }
 
@@ -165,6 +184,7 @@ mod tests {
         let (mut bookings, mut now) = (Bookings::new(1), Instant::now());
         bookings.book(&FLOOD, now);
         for _ in 0..10 * per_second {
+            bookings.started(&FLOOD, now);
             now += Duration::from_secs(1) / per_second;
             bookings.done(&FLOOD, now);
         }
@@ -193,6 +213,22 @@ mod tests {
     }
 
     #[test]
+    fn while_nothing_is_there_to_do_nobody_is_slow() {
+        let (mut bookings, mut now) = (Bookings::new(1), Instant::now());
+        bookings.book(&FLOOD, now);
+        for _ in 0..10 {
+            for _ in 0..100 {
+                bookings.started(&FLOOD, now);
+                now += Duration::from_millis(1);
+                bookings.done(&FLOOD, now);
+            }
+            now += Duration::from_millis(900);
+        }
+        let steps = steps(&mut bookings, 1_900, now);
+        assert_eq!(steps, [1_900, 0, 0, 0, 0], "a thousand a second are got through, where there are as many");
+    }
+
+    #[test]
     fn while_nobody_knows_how_fast_it_goes_everything_comes_back_soon() {
         let (mut bookings, now) = (Bookings::new(1), Instant::now());
         assert_eq!(steps(&mut bookings, 1_000, now), [1_000, 0, 0, 0, 0]);
@@ -206,6 +242,7 @@ mod tests {
     #[test]
     fn after_a_standstill_nothing_waits_for_long() {
         let (mut bookings, began) = (Bookings::new(192), Instant::now());
+        bookings.started(&FLOOD, began);
         bookings.book(&FLOOD, began);
         bookings.done(&FLOOD, began + Duration::from_secs(1));
         assert_eq!(steps(&mut bookings, 300, began + Duration::from_secs(30)), [300, 0, 0, 0, 0]);
@@ -215,9 +252,11 @@ mod tests {
     fn in_a_standstill_the_pace_before_it_counts() {
         let (mut bookings, mut now) = (Bookings::new(16), Instant::now());
         for _ in 0..120 * 90 {
+            bookings.started(&FLOOD, now);
             now += Duration::from_secs(1) / 90;
             bookings.done(&FLOOD, now);
         }
+        bookings.started(&FLOOD, now);
         bookings.book(&FLOOD, now);
         now += Duration::from_secs(2);
         bookings.done(&FLOOD, now);

@@ -255,6 +255,7 @@ impl Intake {
             });
             match next {
                 Next::Start(owner, taken) => {
+                    self.bookings.started(&owner, Instant::now());
                     let place = Place { owner: Some(owner), done: self.done.clone() };
                     let settler = Arc::clone(&self.settler);
                     self.tasks.spawn(async move {
@@ -335,8 +336,8 @@ fn owner(taken: &Taken) -> Owner {
 /// Where what was parked so often waits at least.
 fn step_after(parked: u32) -> DelayStep {
     match parked {
-        0 | 1 => DelayStep::OneSecond,
-        2..=4 => DelayStep::FiveSeconds,
+        0..=4 => DelayStep::OneSecond,
+        5..=8 => DelayStep::FiveSeconds,
         _ => DelayStep::ThirtySeconds,
     }
 }
