@@ -51,6 +51,7 @@ mod strain;
 mod strangers;
 mod table;
 mod unbound;
+mod versions;
 mod vote;
 mod wiretap;
 mod workers;
@@ -166,6 +167,7 @@ const SCENARIOS: &[Scenario] = scenarios! {
     "T22" Ci strain::t22: "a row that somebody holds, and few connections";
     "T23" Ci strain::t23: "many who read and write on SQLite";
     "T24" Full disks::t24: "disk full under SQLite, then under PostgreSQL";
+    "T25" Ci versions::t25: "two versions of schema and plugin at the same time";
     "T26" Ci scheduler::t26: "two schedulers at once";
     "T27" Full scheduler::t27: "one of two schedulers killed";
     "T28" Full scheduler::t28: "a scheduler stopped in the middle of a claim";

@@ -19,6 +19,9 @@ use crate::{
 /// Names the platform's address to the processes of the service.
 pub(crate) const PLATFORM: &str = "FAULTS_PLATFORM";
 
+/// Makes the puppet of a process a later version: its keyed action is declared `pure` there.
+pub(crate) const LATER: &str = "FAULTS_LATER";
+
 /// Does as it is told.
 pub(crate) struct Puppet;
 
@@ -44,12 +47,16 @@ impl Plugin for Puppet {
         plugin
             .action::<Pure>()
             .action::<Idempotent>()
-            .action::<Keyed>()
             .action::<Unsafe>()
             .action::<Count>()
             .process::<Ballot>()
             .process::<Vote>()
             .event::<Counted>();
+        if std::env::var_os(LATER).is_some() {
+            plugin.action::<KeyedLater>();
+        } else {
+            plugin.action::<Keyed>();
+        }
     }
 
     fn community_platform_id(config: &Config) -> Option<String> {
@@ -185,6 +192,12 @@ async fn idempotent(cx: &Cx<Puppet>, deeds: Vec<Deed>, calls: bool) -> Result<Ac
 /// Its platform takes our key.
 #[action(Keyed, "keyed", effect = "keyed")]
 async fn keyed(cx: &Cx<Puppet>, deeds: Vec<Deed>, calls: bool) -> Result<Acted> {
+    act(cx, &Script { deeds, calls }).await
+}
+
+/// The same, as a later version declares it.
+#[action(KeyedLater, "keyed", effect = "pure")]
+async fn keyed_later(cx: &Cx<Puppet>, deeds: Vec<Deed>, calls: bool) -> Result<Acted> {
     act(cx, &Script { deeds, calls }).await
 }
 
