@@ -31,6 +31,8 @@ pub const UNROUTED: &str = "metagov_events_unrouted_total";
 pub const REFUSED: &str = "metagov_publish_refused_total";
 /// Messages that this process set aside; label `reason`.
 pub const DEAD_LETTERS: &str = "metagov_dead_letters_total";
+/// Webhooks that were refused and make no event; labels `plugin` and `reason`, the kind of the problem.
+pub const WEBHOOKS_REFUSED: &str = "metagov_webhooks_refused_total";
 /// Runs of commands that were repeated on fresh state, for another command was faster at their row.
 pub const RERUNS: &str = "metagov_reruns_total";
 /// Commands that were over their community's share and wait; label `plugin`.
@@ -44,13 +46,14 @@ pub const HELD_BACK: &str = "metagov_polls_held_back";
 /// 1 where a check of `/readyz` holds; label `check`.
 pub const READY: &str = "metagov_ready";
 
-const COUNTERS: [(&str, &str); 10] = [
+const COUNTERS: [(&str, &str); 11] = [
     (AMQP_RECONNECTS, "Connections to the broker that were built again"),
     (DELIVERIES, "Messages that a worker was handed"),
     (SETTLED, "Deliveries that came to an end, by verdict"),
     (UNROUTED, "Events that no queue was bound for"),
     (REFUSED, "Messages that the broker refused"),
     (DEAD_LETTERS, "Messages that this process set aside"),
+    (WEBHOOKS_REFUSED, "Webhooks that were refused and make no event"),
     (RERUNS, "Runs of commands that were repeated on fresh state"),
     (THROTTLED, "Commands that were over their community's share and wait"),
     (BLOCKED_HANDLERS, "Handlers that held their thread past the deadline"),

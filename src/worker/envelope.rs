@@ -13,11 +13,13 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{
+    delivery::flaw,
+    properties::{check_reply_to, unusable},
     tenancy::Tenancy,
     wait::{self, DUE_HEADER},
 };
 use crate::{
-    bus::{ATTEMPT_HEADER, EXPIRES_HEADER, Message, is_reply_queue},
+    bus::{ATTEMPT_HEADER, EXPIRES_HEADER, Message},
     store::{InboxEntry, OutboxEvent, Process},
 };
 
@@ -33,13 +35,13 @@ pub(super) struct Envelope {
     pub(super) community: Option<CommunitySlug>,
     /// The plugin it is about; `None` for commands of the core.
     pub(super) plugin: Option<Name>,
-    /// Its idempotency key.
+    /// Its idempotency key: its `message_id`, or what it is recognised by in place of that.
     pub(super) message_id: Option<MessageId>,
     /// SHA-256 of routing key and body, or its size where that is too large: the same key with another fingerprint is a
     /// conflict.
     pub(super) fingerprint: [u8; 32],
     /// What its events name as their cause: the `message_id` that it came with, usable or not, as far as it can be shown.
-    causation_id: Option<String>,
+    pub(super) causation_id: Option<String>,
     /// What the driver recognises its answer by: its `correlation_id`, else its `message_id`, usable or not.
     pub(super) correlation_id: Option<String>,
     /// The queue that wants the answer besides the events exchange.
@@ -58,8 +60,10 @@ pub(super) struct Envelope {
     pub(super) convicted: bool,
     /// Which of its runs this is.
     pub(super) run: Run,
-    /// Who has given it its key.
-    pub(super) key_of: KeyOf,
+    /// What it is recognised by.
+    known_by: KnownBy,
+    /// What the command is known by while it is suspect.
+    suspicion: Uuid,
     /// Stands in for the `message_id` where there is none: the same for this delivery and the copies of it that we make.
     nonce: Uuid,
 }
@@ -75,13 +79,13 @@ pub(super) enum Run {
     Alone,
 }
 
-/// Who has given a command its key.
+/// What a command is recognised by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KeyOf {
-    /// Its sender, as its `message_id`.
-    Sender,
-    /// The platform of a webhook without one, as the id of its delivery.
-    Platform,
+enum KnownBy {
+    /// Its `message_id`, or what we put in place of that.
+    Key,
+    /// The delivery that it brings: a well-formed webhook.
+    Delivery,
 }
 
 /// A command with its envelope, or why it cannot be acted on.
@@ -137,7 +141,7 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
     let causation_id = properties.message_id.clone().filter(is_shown);
     let reply_to = properties.reply_to.clone().filter(|queue| !queue.is_empty());
     let user = properties.user_id.as_deref().filter(|user| !user.is_empty());
-    let reply_to = match reply_to.map(|queue| check_reply_to(queue, limits, user)) {
+    let reply_to = match reply_to.map(|queue| check_reply_to(queue, &limits.prefix, &limits.tenancy, user)) {
         None => None,
         Some(Ok(queue)) => Some(queue),
         Some(Err(refused)) => {
@@ -155,21 +159,21 @@ pub(super) fn open(message: &Message, limits: &Limits) -> Opened {
         Some(forbidden) => (Err(forbidden), None),
         None => (command, community),
     };
-    let hook = if message_id.is_none() { webhook_key(&command) } else { None };
+    let fingerprint = if message.body.len() > limits.max_body_bytes {
+        // Nobody reads through what is refused for its size, not even for this: two of one size get the same answer.
+        fingerprint(&message.routing_key, &message.body.len().to_be_bytes())
+    } else {
+        fingerprint(&message.routing_key, &message.body)
+    };
+    let known_by = if matches!(command, Ok(Command::Webhook(..))) { KnownBy::Delivery } else { KnownBy::Key };
+    let message_id = message_id.filter(|_| known_by == KnownBy::Key);
     let envelope = Envelope {
         routing_key: message.routing_key.clone(),
-        fingerprint: match &hook {
-            // A platform delivers the same hook again with other headers at another time.
-            Some(key) => fingerprint(&message.routing_key, key.as_str().as_bytes()),
-            // Nobody reads through what is refused for its size, not even for this: two of one size get the same answer.
-            None if message.body.len() > limits.max_body_bytes => {
-                fingerprint(&message.routing_key, &message.body.len().to_be_bytes())
-            }
-            None => fingerprint(&message.routing_key, &message.body),
-        },
+        fingerprint,
+        suspicion: suspicion(&fingerprint, message_id.as_ref()),
         correlation_id: properties.correlation_id.clone().or_else(|| causation_id.clone()),
-        key_of: if hook.is_some() { KeyOf::Platform } else { KeyOf::Sender },
-        message_id: message_id.or(hook),
+        known_by,
+        message_id,
         causation_id,
         reply_to,
         trace: trace.child(random.random()),
@@ -223,42 +227,17 @@ fn read(message: &Message, limits: &Limits, problem: Option<Problem>) -> Read {
     match Command::decode(&message.routing_key, &message.body) {
         Ok(command) => {
             let (community, plugin) = (command.community().cloned(), command.key().plugin().cloned());
-            (problem.map_or(Ok(command), Err), community, plugin)
+            (problem.or_else(|| flaw(&command)).map_or(Ok(command), Err), community, plugin)
         }
         Err(refused) => (Err(problem.unwrap_or(refused.problem)), refused.community, refused.plugin),
     }
 }
 
-/// A platform's delivery id makes a webhook recognisable where the gateway gave it no key.
-fn webhook_key(command: &Result<Command, Problem>) -> Option<MessageId> {
-    let Ok(Command::Webhook(plugin, hook)) = command else { return None };
-    let id = derive_uuid(&["webhook", plugin.as_str(), hook.delivery_id.as_deref()?]);
-    Some(MessageId::new(&id.to_string()).expect("a UUID is visible ASCII"))
-}
-
-/// What is wrong with a `message_id`: its kind, for its sender may not know what their client has made of it.
-fn unusable(id: &str) -> String {
-    let is = match id.chars().find(|c| !c.is_ascii_graphic()) {
-        _ if id.is_empty() => "is empty".to_owned(),
-        None => format!("has {} characters", id.len()),
-        Some(' ') => "holds a space".to_owned(),
-        Some(c) if c.is_control() => "holds a control character".to_owned(),
-        Some(_) => "holds a character beyond ASCII".to_owned(),
-    };
-    format!("message_id {is}; it must be 1 to 128 visible ASCII characters, and a UUID is best")
-}
-
-fn check_reply_to(queue: String, limits: &Limits, user: Option<&str>) -> Result<String, Problem> {
-    let ours = queue.strip_prefix(&limits.prefix).is_some_and(|rest| rest.starts_with('.'));
-    if queue.len() > 255 || !is_reply_queue(&queue) || ours {
-        let detail = "reply_to must be a queue of your own or amq.rabbitmq.reply-to, of at most 255 bytes";
-        return Err(Problem::new(ProblemKind::InvalidReplyTo, detail));
-    }
-    if !limits.tenancy.may_be_answered_at(user, &queue) {
-        let detail = "reply_to must be a queue whose name begins with your user and a dot, or amq.rabbitmq.reply-to";
-        return Err(Problem::new(ProblemKind::InvalidReplyTo, detail));
-    }
-    Ok(queue)
+/// The same for every delivery of a message; without a `message_id` that is what it says, for whoever says the same is as
+/// poisonous.
+fn suspicion(fingerprint: &[u8; 32], message_id: Option<&MessageId>) -> Uuid {
+    let key = message_id.map_or("", MessageId::as_str);
+    Uuid::new_v5(&Uuid::new_v5(&Uuid::NAMESPACE_OID, fingerprint), key.as_bytes())
 }
 
 fn fingerprint(routing_key: &str, body: &[u8]) -> [u8; 32] {
@@ -296,17 +275,26 @@ impl Envelope {
     /// the cause of what comes of that.
     #[must_use]
     pub(super) fn on_behalf_of(&self, work: Uuid) -> Self {
-        let message_id = MessageId::new(&work.to_string()).expect("a UUID is a key");
-        let fingerprint = fingerprint(&self.routing_key, work.as_bytes());
-        Self { message_id: Some(message_id), fingerprint, ..self.clone() }
+        let mut envelope = self.clone();
+        envelope.know_by(MessageId::new(&work.to_string()).expect("a UUID is a key"));
+        envelope
     }
 
-    /// What the command is known by while it is suspect, the same for every delivery; without a `message_id` that is what
-    /// it says, for whoever says the same is as poisonous.
+    /// Whether it is a well-formed webhook.
+    pub(super) fn is_webhook(&self) -> bool {
+        self.known_by == KnownBy::Delivery
+    }
+
+    /// Recognises the command by this key, whatever else it says.
+    pub(super) fn know_by(&mut self, key: MessageId) {
+        self.fingerprint = fingerprint(&self.routing_key, key.as_str().as_bytes());
+        self.message_id = Some(key);
+    }
+
+    /// What the command is known by while it is suspect.
     #[must_use]
     pub(super) fn suspicion(&self) -> Uuid {
-        let key = self.message_id.as_ref().map_or("", MessageId::as_str);
-        Uuid::new_v5(&Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.fingerprint), key.as_bytes())
+        self.suspicion
     }
 
     /// The same command with this in place of the `message_id`, where there is none.

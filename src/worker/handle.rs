@@ -138,6 +138,8 @@ impl Handlers {
             return Ok(elsewhere);
         }
         let verdict = match command {
+            // What a webhook is recognised by is known once its instance is.
+            Command::Webhook(plugin, body) => self.webhook(envelope, &plugin, body, opened.expired).await,
             _ if opened.expired && !self.has_begun(envelope).await? => Err(expired().into()),
             Command::CommunityApply(body) => self.apply_community(envelope, body).await,
             Command::CommunityDelete(body) => self.delete_community(envelope, body).await,
@@ -148,7 +150,6 @@ impl Handlers {
             Command::ProcessClose(plugin, process, body) => {
                 self.close_process(envelope, &plugin, &process, &body).await
             }
-            Command::Webhook(plugin, body) => self.webhook(envelope, &plugin, body).await,
             Command::Poll(plugin, process, body) => self.poll(envelope, &plugin, &process, &body).await,
             Command::Tick(plugin, body) => self.tick(envelope, &plugin, &body).await,
         };
@@ -179,7 +180,7 @@ impl Handlers {
     }
 
     /// Whether an attempt at this has begun, or ended: what has expired is finished all the same, then.
-    async fn has_begun(&self, envelope: &Envelope) -> Result<bool, StoreError> {
+    pub(super) async fn has_begun(&self, envelope: &Envelope) -> Result<bool, StoreError> {
         let Some(entry) = envelope.inbox() else { return Ok(false) };
         Ok(self.lookups.seen(&entry.community, &entry.message_id).await?.is_some())
     }
@@ -241,7 +242,7 @@ pub(super) fn conflict() -> Problem {
 }
 
 /// The problem of a command whose time is over.
-fn expired() -> Problem {
+pub(super) fn expired() -> Problem {
     let detail = "the expiration of this command was over before a worker began with it; nothing was executed. Publish \
                   it again under a new message_id with more time, or with no expiration";
     Problem::new(ProblemKind::Expired, detail)

@@ -3,7 +3,8 @@
 //! A rejection is an outcome like every other. Where the command has a key in a community that exists, it is committed
 //! under that key, and under the fence of the attempt that decided so: the first final answer of a key is the answer, and
 //! an attempt that comes later, or decided otherwise, publishes it. A key that was used for another command is answered
-//! with a `conflict`, which has a key of its own. What has no key, or names no existing community, is only published.
+//! with a `conflict`, which has a key of its own. What has no key, or names no existing community, is only published; and the
+//! refusal of a webhook not even that ([`super::refusal`]).
 //!
 //! A flood of rejected commands is bounded: each has its community's turn and rate like all others ([`super::shares`]), it
 //! writes one row to the inbox and one to the outbox as a `pure` action does, in the same batches, and what it says is cut
@@ -20,7 +21,7 @@ use uuid::Uuid;
 use super::{
     answer::{message_of, to_events, to_reply},
     committer::Settled,
-    envelope::{Envelope, KeyOf},
+    envelope::Envelope,
     handle::conflict,
     settle::{Next, Settler, dead},
     verdict::Ending,
@@ -37,10 +38,10 @@ const LARGEST_PROBLEM: usize = 16 * 1024;
 pub(super) const MAY_HAVE_HAPPENED: &str = "; an attempt before this one may have reached the platform";
 
 impl Envelope {
-    /// The rejection as it is stored. `None` where it cannot be remembered, or must not be: a platform delivers a webhook
-    /// that was rejected again under the same id, and then it may count.
+    /// The rejection as it is stored. `None` where it cannot be remembered, or must not be: the next delivery of a webhook
+    /// that was refused may count.
     pub(super) fn rejected(&self, problem: Problem, time: Timestamp) -> Option<Unit> {
-        let entry = self.inbox().filter(|_| self.key_of == KeyOf::Sender)?;
+        let entry = self.inbox().filter(|_| !self.is_webhook())?;
         Some(self.rejected_under(entry, problem, time))
     }
 
@@ -81,7 +82,7 @@ impl Settler {
     /// Answers that nothing was executed, unless the very same command has its answer: then that stands, whatever has
     /// become of community, plugin or schema since.
     pub(super) async fn reject(&self, envelope: &Envelope, mut problem: Box<Problem>, message: &Message) -> Next {
-        if let Some(entry) = envelope.inbox() {
+        if let Some(entry) = envelope.inbox().filter(|_| !envelope.is_webhook()) {
             let seen = tokio::select! {
                 () = self.abort.cancelled() => return Next::End(Ending::Unfinished),
                 seen = self.seen(&entry) => seen,
@@ -155,6 +156,9 @@ impl Settler {
 
     /// Publishes a rejection that is not stored.
     async fn only_publish(&self, envelope: &Envelope, problem: Box<Problem>, message: &Message) -> Ending {
+        if self.is_refusal(envelope, &problem) {
+            return self.refuse(envelope, problem).await;
+        }
         // Unreadable, and nobody could tie the answer to it: somebody should be able to look at it.
         let unreadable = matches!(problem.kind, ProblemKind::InvalidJson | ProblemKind::TooLarge);
         let reason = (unreadable && !envelope.is_answerable()).then(|| problem.kind.slug());

@@ -371,7 +371,7 @@ fn log(ending: &Ending, started: Instant) {
 fn span(envelope: &Envelope) -> Span {
     info_span!(
         "message",
-        message.id = envelope.message_id.as_ref().map(field::display),
+        message.id = envelope.causation_id,
         community = envelope.community.as_ref().map(field::display),
         plugin = envelope.plugin.as_ref().map(field::display),
         routing_key = %envelope.routing_key.chars().take(255).collect::<String>(),

@@ -3,19 +3,19 @@
 //! | the handler says | action | process start | close by a driver | poll, close by the clock | webhook | tick |
 //! |---|---|---|---|---|---|---|
 //! | ok | `action.completed` | `process.started` | `process.completed`, or `process.updated` while it is open | the change, if there is one | the changes, if there are any | the same |
-//! | `Rejected` | `command.rejected` | `command.rejected` | `command.rejected` | kept in the record's `errors` | `command.rejected` | logged; the next tick comes |
+//! | `Rejected` | `command.rejected` | `command.rejected` | `command.rejected` | kept in the record's `errors` | refused: no event, counted | logged; the next tick comes |
 //! | `Retry`, attempts left | up the delay ladder | up the delay ladder | up the delay ladder | done; the next poll comes, when the platform wants to be asked again | up the delay ladder | logged; the same for the next tick |
-//! | `Retry`, none left | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | – | `command.rejected` | – |
-//! | `Failed`, panic, deadline | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | kept in `errors`, `process.updated` | of the plugin or of all processes: `command.rejected`; of some of them: kept in their `errors`; a deadline is a `Retry` | logged |
+//! | `Retry`, none left | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | – | refused | – |
+//! | `Failed`, panic, deadline | `action.failed` | `process.failed` | kept in `errors`, `process.updated` | kept in `errors`, `process.updated` | of the plugin or of all processes: refused; of some of them: kept in their `errors`; a deadline is a `Retry` | logged |
 //! | panic or deadline of an `unsafe` action | `action.uncertain` | | | | | |
 //! | nothing: its worker died | `keyed`: called again; `unsafe`: `action.uncertain`; else as if for the first time | called again | as if for the first time | the next poll comes | as if for the first time | the next tick comes |
 //! | whatever, where what it has read was changed meanwhile | run again on fresh state, as often as it takes, and no attempt is counted | the same | the same | the same | the same | the same |
 //! | whatever, after another attempt took over | dropped; a copy of the command finds out what the other says | dropped | dropped | | | |
-//! | (not called: three workers died of it, or the broker is about to give it up) | `action.failed`, or `action.uncertain` where it is `unsafe`; and `metagov.dead` | `process.failed`; and `metagov.dead` | kept in `errors`, `process.updated`; and `metagov.dead` | the same | `command.rejected`; and `metagov.dead` | the same |
+//! | (not called: three workers died of it, or the broker is about to give it up) | `action.failed`, or `action.uncertain` where it is `unsafe`; and `metagov.dead` | `process.failed`; and `metagov.dead` | kept in `errors`, `process.updated`; and `metagov.dead` | the same | refused; and `metagov.dead` | `command.rejected`; and `metagov.dead` |
 //! | (not begun: its community is over its share) | parked on the delay ladder, no attempt counted | the same | the same | the same | the same | the same |
-//! | (not called: this worker does not run its plugin) | passed on to one that does, no attempt counted; `command.rejected` where there is none | the same | the same | the same | the same | the same |
+//! | (not called: this worker does not run its plugin) | passed on to one that does, no attempt counted; `command.rejected` where there is none | the same | the same | the same | the same, but refused where there is none | the same as an action |
 //! | (not begun: its `expiration` was over, in its queue or on the ladder) | `command.rejected` with `expired` | the same | the same | the same | the same | the same |
-//! | `command.rejected`, and the key is in a community that exists | stored like every outcome: it is the answer from then on | the same | the same | the same | the same, unless its key is the platform's | the same |
+//! | `command.rejected`, and the key is in a community that exists | stored like every outcome: it is the answer from then on | the same | the same | the same | never: its next delivery may count | the same |
 //! | cannot be read | `command.rejected`; where nobody could recognise that answer, also `metagov.dead` | | | | | |
 //!
 //! Called again means under the same idempotency key and with the finished steps at hand; so are all polls by which the

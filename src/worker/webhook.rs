@@ -1,7 +1,8 @@
 //! Webhooks and ticks: what platforms tell, and what they are asked.
 //!
 //! A webhook is verified first, over the raw bytes, and then shown to the plugin and to the open processes that it
-//! concerns. All that comes of it is one unit: a vote is counted with the webhook that brought it, or not at all. Where none
+//! concerns. What it is recognised by says [`super::delivery`], what becomes of a refused
+//! one [`super::refusal`]. All that comes of it is one unit: a vote is counted with the webhook that brought it, or not at all. Where none
 //! of the processes can take it, it is refused, and its next delivery counts; where some can, the others say in their
 //! `errors` what went wrong. Up: [`super::handle`]. Down: the plugin, through [`super::guard`].
 
@@ -15,9 +16,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
+    delivery::key_of,
     envelope::{Envelope, Run},
     guard::{Called, guarded},
-    handle::{Detour, Handlers, Step, platform_events},
+    handle::{Detour, Handlers, Step, expired, platform_events},
     process::{or_the_next, unit},
     serial::{Handler, Report, RowKey, Shared, Turn},
     transition::{Answer, Moved, advance},
@@ -27,20 +29,31 @@ use super::{
 use crate::host::LoadedInstance;
 
 impl Handlers {
-    pub(super) async fn webhook(&self, envelope: &mut Envelope, plugin: &Name, body: WebhookCommand) -> Step {
+    pub(super) async fn webhook(
+        &self,
+        envelope: &mut Envelope,
+        plugin: &Name,
+        body: WebhookCommand,
+        is_late: bool,
+    ) -> Step {
         let plugin = Arc::clone(self.registry.find(plugin)?);
         let instance = self.concerned(&plugin, &body).await?;
-        // From here on the community is known, whether the address named it or the platform's id did.
-        envelope.community = Some(instance.stored.community.clone());
-        let envelope = &*envelope;
-        if envelope.run == Run::First {
-            // Later runs find out when they are stored: each question costs a crowd dearly.
-            self.unless_seen(envelope).await?;
-        }
         let hook = Arc::new(Webhook::from_command(&body)?);
+        // Also where only the platform's id of it was named.
+        envelope.community = Some(instance.stored.community.clone());
+        envelope.know_by(key_of(instance.stored.id, &hook));
+        let envelope = &*envelope;
+        if is_late && !self.has_begun(envelope).await? {
+            return Err(expired().into());
+        }
         let verified = plugin.verify_webhook(self.call(envelope, &instance), Arc::clone(&hook));
         if let Err(error) = in_time(guarded(envelope, verified, self.deadline).await).result {
             return Ok(self.refused(envelope, error));
+        }
+        // Only now: a forged one must not have the events of the true one published again.
+        if envelope.run == Run::First {
+            // Later runs find out when they are stored: each question costs a crowd dearly.
+            self.unless_seen(envelope).await?;
         }
         let concerned = self.concerned_processes(&plugin, &instance, &hook).await?;
         let community = &instance.stored.community;
@@ -194,10 +207,7 @@ impl Handlers {
         if let Some(community) = &body.community {
             return Ok(self.instances.fresh(plugin, community, body.community_platform_id.as_deref()).await?);
         }
-        let Some(platform_id) = &body.community_platform_id else {
-            let detail = "a webhook must name its community or its community_platform_id";
-            return Err(Problem::new(ProblemKind::InvalidCommand, detail).into());
-        };
+        let platform_id = body.community_platform_id.as_deref().unwrap_or_default();
         let mut found = self.store.instances_by_platform_id(plugin.name(), platform_id).await?;
         match (found.pop(), found.is_empty()) {
             (Some(stored), true) => Ok(Arc::new(self.host.load(plugin, stored)?)),

@@ -80,7 +80,7 @@ async fn alarm(rig: &mut Rig, size: Size, alarm: Alarm) -> Row {
     let lost = lost.count();
     let taken = all_taken(&service, &silent).await;
     let tally = service.settle(&commands, &["action.completed"]).await;
-    let tally = Tally::of_hooks(&service.driver.book(), &silent, taken, 0).and(tally);
+    let tally = Tally::of_hooks(&service.driver.book(), &silent, taken).and(tally);
     Row::new(alarm.id, format!("{} of RabbitMQ for {} s, {count} commands queued", alarm.what, time.as_secs()))
         .counts(tally)
         .holds("publishers are blocked", noticed.is_some() && answered < count)

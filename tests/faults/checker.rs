@@ -104,18 +104,20 @@ impl Tally {
         Self { keys: other.keys, extra_calls: other.extra_calls, ..self }
     }
 
-    /// What came of webhooks, of which so many were taken and so many refused: a webhook that is taken has no answer.
-    pub(crate) fn of_hooks(book: &Book, hooks: &[Command], taken: usize, refused: usize) -> Self {
+    /// What came of webhooks, of which so many were taken: a webhook has no answer. Those that were refused are lost, for
+    /// all of these are genuine; those that were rejected like a broken command are unexpected.
+    pub(crate) fn of_hooks(book: &Book, hooks: &[Command], taken: usize) -> Self {
         let entries: Vec<_> = hooks.iter().filter_map(|hook| book.entries.get(&hook.id)).collect();
         let acknowledged = entries.iter().filter(|entry| entry.acknowledged).count();
+        let rejected = entries.iter().filter(|entry| entry.answered.is_some()).count();
         Self {
             attempted: entries.len(),
             acknowledged,
             ok: taken.min(entries.len()),
-            lost: acknowledged.saturating_sub(taken + refused),
+            lost: acknowledged.saturating_sub(taken + rejected),
             duplicated: taken.saturating_sub(entries.len()),
             recovered: entries.iter().filter(|entry| entry.tries > 1).count(),
-            unexpected: refused,
+            unexpected: rejected,
             ..Self::default()
         }
     }

@@ -62,17 +62,16 @@ impl Crowd {
         Sum { times: outcome["times"].as_u64().unwrap_or(0), sum: outcome["sum"].as_u64().unwrap_or(0) }
     }
 
-    /// Waits until each is counted or refused, or until nothing comes any more.
+    /// Waits until each is counted, or until nothing comes any more.
     async fn counted(&self, service: &Service) {
         let (mut last, mut since) = (0, Instant::now());
         while since.elapsed() < QUIET {
             let counted = usize::try_from(self.standing(service).times).expect("it is small");
-            let through = counted + service.driver.answered(&self.hooks);
-            if through >= self.hooks.len() {
+            if counted >= self.hooks.len() {
                 return;
             }
-            if through > last {
-                (last, since) = (through, Instant::now());
+            if counted > last {
+                (last, since) = (counted, Instant::now());
             }
             sleep(Duration::from_millis(50)).await;
         }
@@ -89,11 +88,10 @@ impl Crowd {
     /// Counts all of it, once the close that was sent is answered.
     async fn end(&self, service: &mut Service, close: Command) -> Counted {
         let taken = all_taken(service, &self.hooks).await;
-        let refused = service.driver.answered(&self.hooks);
         let commands = [self.start.clone(), close];
         let settled = service.settle(&commands, &["process.started", "process.completed"]).await;
         let completed = settled.kinds.get("process.completed").copied().unwrap_or(0);
-        let tally = Tally::of_hooks(&service.driver.book(), &self.hooks, taken, refused).and(settled);
+        let tally = Tally::of_hooks(&service.driver.book(), &self.hooks, taken).and(settled);
         Counted { tally, outcome: self.standing(service), completed }
     }
 }

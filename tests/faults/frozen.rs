@@ -270,7 +270,6 @@ impl Line {
             Kind::Close => &["process.started", "process.completed"],
         };
         let taken = all_taken(&self.service, &self.hooks).await;
-        let refused = self.service.driver.answered(&self.hooks);
         let settled = self.service.settle(&self.commands, allowed).await;
         let (number, closed) = (self.commands.len(), self.votes.len() - self.open);
         let (stored, wanted, keys) = match self.kind {
@@ -287,7 +286,7 @@ impl Line {
                 (usize::try_from(counted.unwrap_or(0)).expect("it is small"), self.hooks.len(), 0)
             }
         };
-        let tally = Tally::of_hooks(&self.service.driver.book(), &self.hooks, taken, refused).and(settled);
+        let tally = Tally::of_hooks(&self.service.driver.book(), &self.hooks, taken).and(settled);
         (tally, Effects { freezes: self.freezes, stored, wanted, keys })
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    cast::{Place, all_taken},
+    cast::{Place, again, all_taken, forged},
     checker::Tally,
     driver::{Command, Driver},
     heard::Sum,
@@ -75,6 +75,8 @@ pub(crate) struct Mix {
     lines: [Line; 2],
     commands: Vec<Command>,
     hooks: Vec<Command>,
+    /// Webhooks beside them that count nothing.
+    beside: Vec<Command>,
     /// What the plugin has to remember.
     added: Memory,
 }
@@ -93,6 +95,8 @@ pub(crate) struct Mixed {
     miscounted: usize,
     votes: usize,
     open: usize,
+    /// Webhooks that made an event although they were repeated or forged.
+    answered: usize,
     added: [Memory; 2],
 }
 
@@ -141,6 +145,7 @@ impl Mix {
             lines: [Line::new(renamed), Line::new(changed)],
             commands: vec![apply],
             hooks: Vec::new(),
+            beside: Vec::new(),
             added: Memory::default(),
         };
         mix.driver.send(&mix.commands).await;
@@ -195,8 +200,16 @@ impl Mix {
         let now = self.turn;
         commands.extend(self.close(|end| matches!(end, End::Closed { at } if at <= now)));
         self.turn += 1;
-        self.driver.send(&[commands, hooks.clone()].concat()).await;
+        let beside = self.beside(&hooks);
+        self.driver.send(&[commands, beside.clone(), hooks.clone()].concat()).await;
         self.hooks.extend(hooks);
+        self.beside.extend(beside);
+    }
+
+    /// What comes beside these webhooks and counts nothing: the same deliveries once more, and forgeries under their ids.
+    fn beside(&mut self, hooks: &[Command]) -> Vec<Command> {
+        let of = [again, forged];
+        hooks.iter().filter_map(|hook| of.get(self.random.random_range(0..4)).map(|of| of(hook))).collect()
     }
 
     /// Closes the votes of these ends that are open.
@@ -257,7 +270,8 @@ impl Mix {
         let tally = self.tally(service).await.and(service.settle(&all, &allowed).await);
         let added = [self.added, GUILD.memory(service).await];
         let votes = self.ballots.iter().map(|ballot| usize::try_from(ballot.sent.times).expect("it is small")).sum();
-        let mixed = Mixed { ballots: self.ballots.len(), miscounted: self.miscounted(), votes, open, added };
+        let answered = self.driver.answered(&self.beside);
+        let mixed = Mixed { ballots: self.ballots.len(), miscounted: self.miscounted(), votes, open, answered, added };
         (tally, mixed)
     }
 
@@ -273,11 +287,10 @@ impl Mix {
         left
     }
 
-    /// A webhook is answered by being taken; a refusal is none that anybody expects.
+    /// A webhook is answered by being taken.
     async fn tally(&self, service: &Service) -> Tally {
         let taken = all_taken(service, &self.hooks).await;
-        let refused = self.driver.answered(&self.hooks);
-        Tally::of_hooks(&self.driver.book(), &self.hooks, taken, refused)
+        Tally::of_hooks(&self.driver.book(), &self.hooks, taken)
     }
 
     fn miscounted(&self) -> usize {
@@ -317,6 +330,7 @@ impl Mixed {
             miscounted: self.miscounted + other.miscounted,
             votes: self.votes + other.votes,
             open: self.open + other.open,
+            answered: self.answered + other.answered,
             added,
         }
     }
@@ -328,6 +342,7 @@ impl Mixed {
         row.note("of the mix: votes cast", format!("{} in {}", self.votes, self.ballots))
             .exactly("miscounted", self.miscounted, 0)
             .exactly("still open", self.open, 0)
+            .exactly("answers to repeated or forged webhooks", self.answered, 0)
             .exactly("times that its plugin remembers", number(found.times), number(wanted.times))
             .exactly("their sum", number(found.sum), number(wanted.sum))
     }

@@ -56,7 +56,7 @@ story! {
     async fn what_a_webhook_counts_belongs_to_the_start(world: World) {
         world.with_puppet().await;
         let id = start(world, "puppet.ballot", &json!({ "quorum": 4 })).await;
-        let vote = hook(None, &json!([]));
+        let vote = hook(&json!([]));
         world.send(&vote).await;
         assert_eq!(cause_of(world, id, "updated").await, vote.id());
     }
@@ -94,7 +94,7 @@ story! {
         world.with_puppet().await;
         let id = start(world, "puppet.ballot", &json!({ "quorum": 4 })).await;
         world.sql("UPDATE processes SET correlation_id = NULL").await;
-        let vote = hook(None, &json!([]));
+        let vote = hook(&json!([]));
         world.send(&vote).await;
         let updated = |r: &Received| r.event.event_type == "org.metagov.process.updated";
         let told = world.mail.wait_for(1, "the vote", updated).await.remove(0);

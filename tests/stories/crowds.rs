@@ -49,7 +49,7 @@ story! {
         world.start_worker().await;
         world.with_puppet().await;
         let id = ballot(world, &json!({ "quorum": 2 * CROWD })).await;
-        let votes: Vec<_> = (0..CROWD).map(|_| hook(None, &json!([]))).collect();
+        let votes: Vec<_> = (0..CROWD).map(|_| hook(&json!([]))).collect();
         world.send_all(&votes).await;
         let ended = |r: &Received| r.event.event_type == "org.metagov.process.completed" || is_rejected(r);
         let ended = world.mail.wait_for(1, "the end", ended).await.remove(0);
@@ -71,7 +71,7 @@ story! {
         world.start_worker().await;
         world.with_puppet().await;
         let id = ballot(world, &json!({ "quorum": 1_000_000, "closable": true })).await;
-        let votes: Vec<_> = (0..CROWD).map(|_| hook(None, &json!([]))).collect();
+        let votes: Vec<_> = (0..CROWD).map(|_| hook(&json!([]))).collect();
         let (before, after) = votes.split_at(votes.len() / 2);
         world.send_all(before).await;
         let close = Command::new("process.puppet.ballot.close", &json!({ "community": COMMUNITY, "process_id": id }));

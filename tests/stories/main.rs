@@ -18,6 +18,8 @@ mod placement;
 mod poison;
 mod pooler;
 mod processes;
+mod recognition;
+mod refusals;
 mod replay;
 mod secrets;
 mod steps;

@@ -69,7 +69,7 @@ async fn nothing_is_lost_or_counted_twice_through_a_pooler_that_dies_in_the_midd
 
     let count = json!({ "community": COMMUNITY, "parameters": { "tag": "pooled", "script": ["answer"] } });
     let actions: Vec<_> = (0..CROWD).map(|_| Command::new("action.puppet.idempotent-act", &count)).collect();
-    let votes: Vec<_> = (0..CROWD).map(|_| hook(None, &json!([["X-Puppet-Ballot", "voted"]]))).collect();
+    let votes: Vec<_> = (0..CROWD).map(|_| hook(&json!([["X-Puppet-Ballot", "voted"]]))).collect();
     let (before, after) = (actions.split_at(actions.len() / 2), votes.split_at(votes.len() / 2));
     world.send_all(before.0).await;
     world.send_all(after.0).await;
