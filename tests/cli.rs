@@ -386,6 +386,25 @@ fn the_asyncapi_document_names_the_exchanges_of_the_settings() {
 }
 
 #[test]
+fn no_integer_of_any_plugin_goes_beyond_what_every_reader_of_json_keeps_exactly() {
+    fn beyond(value: &Value, place: &str, found: &mut Vec<String>) {
+        if let Value::Object(members) = value {
+            let is_integer = |kind: &Value| kind == "integer" || kind[0] == "integer";
+            let ends = |limit: &str| value[limit].as_f64().is_some_and(|limit| limit.abs() < 9_007_199_254_740_992.0);
+            if members.get("type").is_some_and(is_integer) && !(ends("minimum") && ends("maximum")) {
+                found.push(place.to_owned());
+            }
+            members.iter().for_each(|(name, member)| beyond(member, &format!("{place}/{name}"), found));
+        }
+        let items = value.as_array().into_iter().flatten().enumerate();
+        items.for_each(|(index, item)| beyond(item, &format!("{place}/{index}"), found));
+    }
+    let mut found = Vec::new();
+    beyond(&Shell::new().run(&["asyncapi", "--json"]).object(), "", &mut found);
+    assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
 fn completions_name_the_commands() {
     let shell = Shell::new();
     for name in ["bash", "zsh", "fish"] {

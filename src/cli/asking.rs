@@ -207,7 +207,8 @@ pub(super) fn pretty(value: &Value) -> String {
 fn about_attempt(seen: AttemptView) -> Option<String> {
     let n = seen.attempts;
     match seen.status {
-        AttemptStatus::Running => Some(format!("attempt {n}")),
+        // The first is told with the outcome: a rejection has none, and is sometimes quicker than the look at the database.
+        AttemptStatus::Running => (n > 1).then(|| format!("attempt {n}")),
         AttemptStatus::Retrying => Some(format!("attempt {n} met passing trouble; it will be repeated")),
         AttemptStatus::Completed | AttemptStatus::Failed | AttemptStatus::Uncertain => None,
     }
@@ -331,6 +332,16 @@ mod tests {
             assert_eq!(kind(&event), expected);
             assert_eq!(conclude(QUIET, &event, pretty).expect("it prints"), Exit::Failure);
         }
+    }
+
+    #[test]
+    fn a_rejection_for_a_reason_that_only_a_newer_service_knows_is_no_success() {
+        let problem = json!({
+            "type": "https://metagov.org/problems/invented-later", "title": "T", "status": 400, "detail": "what to do"
+        });
+        let rejected = answer("key", "command.rejected", &json!({ "routing_key": "k", "problem": problem }));
+        let event = serde_json::from_slice(&rejected.message.body).expect("it is an event");
+        assert_eq!(conclude(QUIET, &event, pretty).expect("it prints"), Exit::Failure);
     }
 
     #[tokio::test]

@@ -104,8 +104,12 @@ impl Output {
         if self.json { line(&serde_json::to_string(data)?) } else { Ok(()) }
     }
 
-    /// Words about one step of something that takes time, dimmed on a terminal.
+    /// Words about one step of something that takes time, dimmed on a terminal. With `--json` there are none: who reads that
+    /// waits for the object, and often reads both streams as one.
     pub(super) fn step(self, words: &str) {
+        if self.json {
+            return;
+        }
         self.say(&styled("2", &format!("· {words}"), telemetry::coloured()));
     }
 
@@ -148,7 +152,7 @@ impl Output {
 }
 
 /// An error for programs. Every error has this shape.
-fn error_object(message: &str, exit: Exit) -> Value {
+pub(super) fn error_object(message: &str, exit: Exit) -> Value {
     json!({ "error": { "message": message, "exit_code": exit as u8 } })
 }
 
@@ -182,7 +186,7 @@ pub(super) fn complain(words: &str) {
 }
 
 fn problem_text(problem: &Problem) -> String {
-    let mut text = format!("{}: {}", problem.kind, problem.detail);
+    let mut text = format!("{}: {}", problem.slug(), problem.detail);
     for error in &problem.errors {
         let place = if error.pointer.is_empty() { "/" } else { &error.pointer };
         let _ = write!(text, "\n  {place}: {}", error.message);

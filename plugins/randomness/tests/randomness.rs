@@ -17,6 +17,9 @@ fn the_manifest_is_the_reviewed_one() {
     insta::assert_json_snapshot!(Tester::<Randomness>::manifest());
 }
 
+/// The largest that every reader of JSON keeps exactly.
+const MOST: i64 = (1 << 53) - 1;
+
 #[tokio::test]
 async fn both_bounds_have_to_be_set_and_in_order() {
     let missing = Tester::<Randomness>::enable(json!({})).await.expect_err("both are missing");
@@ -41,8 +44,12 @@ async fn numbers_lie_within_the_bounds_and_the_upper_one_is_never_drawn() {
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
 
-    let extremes = RandomInt { low: Some(i64::MIN), high: Some(i64::MAX) };
+    let extremes = RandomInt { low: Some(-MOST), high: Some(MOST) };
     tester.run(extremes).await.expect("the widest bounds are bounds");
+    for beyond in [RandomInt { low: Some(-MOST - 1), high: None }, RandomInt { low: None, high: Some(i64::MAX) }] {
+        let refused = tester.run(beyond).await.expect_err("a driver would read another number");
+        assert!(matches!(&refused, Error::Rejected(problem) if problem.kind == ProblemKind::InvalidParameters));
+    }
     let only = tester.run(RandomInt { low: Some(-1), high: Some(0) }).await.expect("one number lies between");
     assert_eq!(only.value, -1);
 }

@@ -18,28 +18,30 @@ macro_rules! kinds {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum ProblemKind {
             $($(#[$doc])* $variant,)*
+            /// One that a later version has added; never made here, only read.
+            Unknown,
         }
 
         impl ProblemKind {
-            /// Every kind there is, in the order of the documentation.
+            /// Every kind that this version knows, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The last part of the problem's `type`.
             #[must_use]
             pub const fn slug(self) -> &'static str {
-                match self { $(Self::$variant => $slug,)* }
+                match self { $(Self::$variant => $slug,)* Self::Unknown => "unknown" }
             }
 
             /// The HTTP status that says the same.
             #[must_use]
             pub const fn status(self) -> u16 {
-                match self { $(Self::$variant => $status,)* }
+                match self { $(Self::$variant => $status,)* Self::Unknown => 500 }
             }
 
             /// One line for people, the same for every problem of this kind.
             #[must_use]
             pub const fn title(self) -> &'static str {
-                match self { $(Self::$variant => $title,)* }
+                match self { $(Self::$variant => $title,)* Self::Unknown => "Something went wrong" }
             }
         }
     };
@@ -116,40 +118,30 @@ impl fmt::Display for ProblemKind {
     }
 }
 
-impl Serialize for ProblemKind {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{PREFIX}{}", self.slug()))
+impl ProblemKind {
+    /// The `type` of problems of this kind.
+    fn uri(self) -> String {
+        format!("{PREFIX}{}", self.slug())
+    }
+
+    fn of(uri: &str) -> Self {
+        let slug = uri.strip_prefix(PREFIX);
+        Self::ALL.iter().copied().find(|kind| Some(kind.slug()) == slug).unwrap_or(Self::Unknown)
     }
 }
 
-impl<'de> Deserialize<'de> for ProblemKind {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.strip_prefix(PREFIX)
-            .and_then(|slug| Self::ALL.iter().copied().find(|kind| kind.slug() == slug))
-            .ok_or_else(|| serde::de::Error::custom("an unknown problem type"))
-    }
+/// Known values, not all that there ever will be: a driver that was generated from this must read later ones, too.
+fn known_uris(_: &mut SchemaGenerator) -> Schema {
+    let known: Vec<String> = ProblemKind::ALL.iter().map(|kind| kind.uri()).collect();
+    json_schema!({ "type": "string", "format": "uri", "examples": known })
 }
 
-impl JsonSchema for ProblemKind {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> Cow<'static, str> {
-        "ProblemKind".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // Known values, not all that there ever will be: a driver that was generated from this must read later ones, too.
-        let known: Vec<String> = Self::ALL.iter().map(|kind| format!("{PREFIX}{}", kind.slug())).collect();
-        json_schema!({ "type": "string", "format": "uri", "examples": known })
-    }
-}
-
-/// Problem details after RFC 9457. The detail never repeats a secret or a whole body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Problem details after RFC 9457. The detail never repeats a secret or a whole body. A problem of a kind that only a later
+/// version knows is read, shown and written on as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 pub struct Problem {
-    /// Which kind of problem this is, as a URI.
-    #[serde(rename = "type")]
+    /// Which kind of problem this is.
     pub kind: ProblemKind,
     /// One line for people, the same for every problem of this kind.
     pub title: String,
@@ -158,8 +150,53 @@ pub struct Problem {
     /// What happened this time, and what to do about it.
     pub detail: String,
     /// Each violation, where several things are wrong at once.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Violation>,
+    /// The `type` that was read where the kind is [`ProblemKind::Unknown`].
+    unknown: Option<String>,
+}
+
+/// Problem details after RFC 9457. The detail never repeats a secret or a whole body.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+struct Written {
+    /// Which kind of problem this is, as a URI.
+    #[schemars(schema_with = "known_uris")]
+    r#type: String,
+    /// One line for people, the same for every problem of this kind.
+    title: String,
+    /// The HTTP status that says the same.
+    status: u16,
+    /// What happened this time, and what to do about it.
+    detail: String,
+    /// Each violation, where several things are wrong at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Violation>,
+}
+
+impl From<Written> for Problem {
+    fn from(Written { r#type, title, status, detail, errors }: Written) -> Self {
+        let kind = ProblemKind::of(&r#type);
+        let unknown = (kind == ProblemKind::Unknown).then_some(r#type);
+        Self { kind, title, status, detail, errors, unknown }
+    }
+}
+
+impl From<Problem> for Written {
+    fn from(Problem { kind, title, status, detail, errors, unknown }: Problem) -> Self {
+        Self { r#type: unknown.unwrap_or_else(|| kind.uri()), title, status, detail, errors }
+    }
+}
+
+impl JsonSchema for Problem {
+    fn schema_name() -> Cow<'static, str> {
+        Written::schema_name()
+    }
+    fn schema_id() -> Cow<'static, str> {
+        Written::schema_id()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Written::json_schema(generator)
+    }
 }
 
 /// One thing that is wrong in a JSON document.
@@ -177,7 +214,23 @@ impl Problem {
     /// A problem of this kind with a detail for this occurrence.
     #[must_use]
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
-        Self { kind, title: kind.title().to_owned(), status: kind.status(), detail: detail.into(), errors: Vec::new() }
+        Self {
+            kind,
+            title: kind.title().to_owned(),
+            status: kind.status(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            unknown: None,
+        }
+    }
+
+    /// The last part of its `type`, also where a later version has made it.
+    #[must_use]
+    pub fn slug(&self) -> &str {
+        match &self.unknown {
+            Some(uri) => uri.rsplit('/').next().unwrap_or(uri),
+            None => self.kind.slug(),
+        }
     }
 
     /// The same with a list of violations.
@@ -190,7 +243,7 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.kind, self.detail)?;
+        write!(f, "{}: {}", self.slug(), self.detail)?;
         for error in &self.errors {
             let place = if error.pointer.is_empty() { "/" } else { &error.pointer };
             write!(f, "; {place}: {}", error.message)?;
@@ -203,6 +256,8 @@ impl std::error::Error for Problem {}
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -211,5 +266,16 @@ mod tests {
         let text = serde_json::to_string(&problem).expect("a problem is plain data");
         assert!(text.contains("https://metagov.org/problems/conflict"), "{text}");
         assert_eq!(serde_json::from_str::<Problem>(&text).expect("it is a problem"), problem);
+    }
+
+    #[test]
+    fn a_problem_of_a_later_version_is_read_shown_and_written_on_as_it_is() {
+        let later = json!({
+            "type": "https://metagov.org/problems/invented-later", "title": "T", "status": 418, "detail": "what to do"
+        });
+        let problem: Problem = serde_json::from_value(later.clone()).expect("it is a problem");
+        assert_eq!((problem.kind, problem.status), (ProblemKind::Unknown, 418));
+        assert_eq!(problem.to_string(), "invented-later: what to do");
+        assert_eq!(serde_json::to_value(problem).expect("it is plain data"), later);
     }
 }
