@@ -159,6 +159,40 @@ fn the_exit_code_is_the_outcome_and_every_violation_is_a_line() {
 }
 
 #[test]
+fn with_json_stdout_is_objects_only_and_what_goes_wrong_ends_with_one_error_of_one_shape() {
+    let dev = Dev::start();
+    dev.enable_randomness();
+    let id = uuid::Uuid::nil();
+    for (line, code) in [
+        ("action run randomness.random-int -c demo --wait", 0),
+        ("action run randomness.random-int -c demo --wait -p low=7 -p high=3", 1),
+        ("action run randomness.random-int -c absent --wait", 3),
+        ("action run randomness.random-int -c demo --wait --timeout 1ns", 2),
+        ("action run randomness.random-int -c demo --wait --timeout 1ms --message-id late", 4),
+        ("process start randomness.delayed-stochastic-vote -c demo -p options=[] -p delay=1 --wait", 1),
+        ("community delete absent", 3),
+        ("dead retry absent", 3),
+        ("dead show absent", 3),
+        ("events list -c absent", 3),
+        (&format!("process get {id} -c demo"), 3),
+        (&format!("process watch {id} -c demo"), 3),
+        (&format!("process close {id} -c demo"), 3),
+    ] {
+        let ran = dev.run(&format!("{line} --json"));
+        assert_eq!(ran.code, code, "{line}: {} {}", ran.stdout, ran.stderr);
+        assert!(!ran.stderr.contains('·'), "{line}: {}", ran.stderr);
+        let parsed = ran.stdout.lines().map(serde_json::from_str::<Value>);
+        let objects: Vec<_> = parsed.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{line}: {error}"));
+        let errors: Vec<_> = objects.iter().filter_map(|object| object.get("error")).collect();
+        assert_eq!(errors.len(), usize::from(code != 0), "{line}: {}", ran.stdout);
+        for error in errors {
+            assert_eq!(error["exit_code"], code, "{line}");
+            assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{line}: {error}");
+        }
+    }
+}
+
+#[test]
 fn a_repeated_message_id_gets_the_outcome_that_it_had() {
     let dev = Dev::start();
     dev.enable_randomness();
@@ -251,7 +285,7 @@ fn what_cannot_be_found_among_the_dead_letters_is_exit_code_3() {
         let ran = dev.run(&format!("{line} --json"));
         assert_eq!((ran.code, ran.stdout.lines().count()), (3, 1), "{}", ran.stdout);
         let object: Value = serde_json::from_str(&ran.stdout).expect("one JSON object");
-        assert!(object["missing"] == json!(["absent"]) || object["error"]["exit_code"] == 3, "{object}");
+        assert_eq!(object["error"]["exit_code"], 3, "{object}");
     }
     assert_eq!(dev.json("dead discard --all"), json!({ "discarded": [], "missing": [] }));
 }

@@ -83,7 +83,7 @@ impl Ask {
             let events = bus.subscribe(&self.patterns()).await?;
             // As long as the caller waits for the outcome, however long the broker takes no messages.
             bus.publish(vec![self.outgoing()]).await.context("cannot publish")?;
-            out.step(&format!("accepted as {}", self.message_id));
+            out.towards_outcome(&format!("accepted as {}", self.message_id));
             self.follow(events, store, out).await
         };
         tokio::time::timeout(timeout, waiting)
@@ -114,17 +114,17 @@ impl Ask {
                     }
                     if self.is_final(&event) {
                         tell_last_attempt(told, &event, out);
-                        out.step(&format!("outcome: {}", kind(&event)));
+                        out.towards_outcome(&format!("outcome: {}", kind(&event)));
                         return Ok(event);
                     }
-                    out.step(kind(&event));
+                    out.towards_outcome(kind(&event));
                 }
                 _ = look.tick(), if store.is_some() => {
                     if let Some(seen) = self.attempts(store).await
                         && told != Some(seen)
                         && let Some(words) = about_attempt(seen)
                     {
-                        out.step(&words);
+                        out.towards_outcome(&words);
                         told = Some(seen);
                     }
                 }
@@ -220,7 +220,7 @@ fn tell_last_attempt(told: Option<AttemptView>, event: &Event, out: Output) {
     if let Some(attempts) = attempts
         && told.is_none_or(|told| u64::from(told.attempts) < attempts)
     {
-        out.step(&format!("attempt {attempts}"));
+        out.towards_outcome(&format!("attempt {attempts}"));
     }
 }
 

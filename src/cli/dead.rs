@@ -10,7 +10,7 @@ use super::{
     confirm::Confirmation,
     connection,
     exit::{Exit, Stop},
-    output::{Output, complain},
+    output::{Output, complain, error_object},
 };
 use crate::{
     bus::{DeadLetter, DeadVerdict},
@@ -86,11 +86,17 @@ impl Chosen {
         let letters = look(config, |letter| if chosen(letter) { verdict } else { DeadVerdict::Keep }).await?;
         let found: Vec<String> = letters.iter().filter(|letter| chosen(letter)).map(DeadLetter::id).collect();
         let absent: Vec<String> = self.ids.iter().filter(|id| !found.contains(id)).cloned().collect();
-        out.data(&settled(done, &found, &absent), || format!("{done}: {}", found.len()))?;
-        for id in &absent {
-            complain(&missing(id).to_string());
+        let mut object = settled(done, &found, &absent);
+        let words: Vec<_> = absent.iter().map(|id| missing(id).to_string()).collect();
+        let exit = if absent.is_empty() { Exit::Success } else { Exit::NotFound };
+        if exit != Exit::Success {
+            object["error"] = error_object(&words.join("; "), exit)["error"].take();
         }
-        Ok(if absent.is_empty() { Exit::Success } else { Exit::NotFound })
+        out.data(&object, || format!("{done}: {}", found.len()))?;
+        for words in &words {
+            complain(words);
+        }
+        Ok(exit)
     }
 }
 

@@ -104,13 +104,17 @@ impl Output {
         if self.json { line(&serde_json::to_string(data)?) } else { Ok(()) }
     }
 
-    /// Words about one step of something that takes time, dimmed on a terminal. With `--json` there are none: who reads that
-    /// waits for the object, and often reads both streams as one.
+    /// Words about one step of something that takes time, dimmed on a terminal.
     pub(super) fn step(self, words: &str) {
-        if self.json {
-            return;
-        }
         self.say(&styled("2", &format!("· {words}"), telemetry::coloured()));
+    }
+
+    /// A step on the way to an outcome. With `--json` there are none: who reads that waits for the object, and often reads
+    /// both streams as one.
+    pub(super) fn towards_outcome(self, words: &str) {
+        if !self.json {
+            self.step(words);
+        }
     }
 
     /// An error that ends the command, on stderr; with `--json` also as an object on stdout, so that a program that reads

@@ -20,7 +20,7 @@ use super::{
     community::{existing, time},
     connection,
     exit::{Exit, Stop},
-    output::{Output, short, tell_problem},
+    output::{Output, short},
 };
 use crate::{
     bus::Bus,
@@ -258,7 +258,7 @@ impl Which {
             shown = record.version;
             out.data(&record, || line(&record))?;
             if record.status.is_terminal() {
-                return Ok(ended(&record));
+                return ended(&record);
             }
         }
     }
@@ -269,14 +269,12 @@ impl Which {
     }
 }
 
-fn ended(record: &ProcessRecord) -> Exit {
+/// How the command ends whose process has: one that failed is an error like all others.
+fn ended(record: &ProcessRecord) -> anyhow::Result<Exit> {
     match (&record.status, &record.problem) {
-        (ProcessStatus::Failed, Some(problem)) => {
-            tell_problem(problem);
-            Exit::Failure
-        }
-        (ProcessStatus::Failed, None) => Exit::Failure,
-        (ProcessStatus::Created | ProcessStatus::Pending | ProcessStatus::Completed, _) => Exit::Success,
+        (ProcessStatus::Failed, Some(problem)) => Err(problem.clone().into()),
+        (ProcessStatus::Failed, None) => Err(anyhow::anyhow!("the process has failed")),
+        (ProcessStatus::Created | ProcessStatus::Pending | ProcessStatus::Completed, _) => Ok(Exit::Success),
     }
 }
 
