@@ -8,7 +8,7 @@
 //! | `return` | the process ends at once, as after `kill -9` |
 //! | `return(freeze)` | the process stands still, as after `kill -STOP`, until somebody continues it |
 //! | `return(halt)` | this task stands still for ever, until its runtime is dropped |
-//! | `return(hold)` | this task stands still until [`RELEASED`] wakes it |
+//! | `return(hold)` | this task stands still until `RELEASED` wakes it |
 //! | `return(<text>)` | where the place can refuse it does so with this text; else nothing happens |
 //!
 //! Up: whoever marks a place. Down: `fail`.
