@@ -69,7 +69,13 @@ impl Handlers {
         let Asked { envelope, action, .. } = *asked;
         let deadline = action.deadline().unwrap_or(self.deadline);
         match action.effect() {
-            Effect::Pure => Ok(Attempt::off_record(envelope)),
+            Effect::Pure => {
+                if envelope.suspect {
+                    // It may have been answered, or refused, before; then it is not run once more for nothing.
+                    self.unless_seen(envelope).await?;
+                }
+                Ok(Attempt::off_record(envelope))
+            }
             Effect::Idempotent => self.begin_at_first_step(envelope, asked.new_attempt(), deadline).await,
             Effect::Keyed | Effect::Unsafe => self.begin(envelope, asked.new_attempt(), deadline).await,
         }

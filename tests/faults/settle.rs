@@ -57,7 +57,9 @@ impl Service {
         if unanswered.is_empty() {
             return;
         }
-        for queue in ["plugin.puppet", "driver"] {
+        let queues = ["plugin.puppet", "core", "unrouted", "dead", "driver"];
+        let delays = ["delay.1s", "delay.5s", "delay.30s", "delay.2m", "delay.10m"];
+        for queue in queues.into_iter().chain(delays) {
             let waiting = self.driver.waiting(&format!("{}.{queue}", self.prefix)).await;
             eprintln!("{queue}: {waiting} messages wait");
         }
