@@ -28,10 +28,10 @@ use crate::{checker::Tally, rig::Service};
 type Due = (Uuid, i64);
 
 /// The claims as they are made, and a gate in front of them: whoever holds the lock keeps every claim waiting in its
-/// transaction.
+/// transaction, however short a time a session waits for locks otherwise.
 const NOTE_CLAIMS: [&str; 3] = [
     "CREATE TABLE claims (process uuid NOT NULL, due_at timestamptz NOT NULL)",
-    "CREATE FUNCTION note_claim() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+    "CREATE FUNCTION note_claim() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN \
          PERFORM pg_advisory_xact_lock_shared(26); \
          INSERT INTO claims VALUES (OLD.id, OLD.due_at); \
          RETURN NULL; \
