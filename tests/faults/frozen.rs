@@ -226,7 +226,8 @@ impl Line {
         match self.kind {
             Kind::Webhook => drop(all_taken(&self.service, &self.hooks).await),
             Kind::Clock => {
-                let until = Instant::now() + QUIET;
+                // What a worker that stands still was to close is closed by a later poll, which may take minutes.
+                let until = Instant::now() + 3 * QUIET;
                 while self.ended() < self.votes.len() && Instant::now() < until {
                     sleep(Duration::from_millis(100)).await;
                 }
