@@ -207,7 +207,7 @@ pub(super) fn pretty(value: &Value) -> String {
 fn about_attempt(seen: AttemptView) -> Option<String> {
     let n = seen.attempts;
     match seen.status {
-        // The first is told with the outcome: a rejection has none, and is sometimes quicker than the look at the database.
+        // The first attempt is shown with the outcome: a rejection has none, and may come before the look at the database.
         AttemptStatus::Running => (n > 1).then(|| format!("attempt {n}")),
         AttemptStatus::Retrying => Some(format!("attempt {n} met passing trouble; it will be repeated")),
         AttemptStatus::Completed | AttemptStatus::Failed | AttemptStatus::Uncertain => None,

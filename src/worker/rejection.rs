@@ -129,7 +129,8 @@ impl Settler {
         })
     }
 
-    /// Keeps what the database will never take, and says so to the driver that waits for it, unless another attempt has the answer.
+    /// Keeps what the database will never take, and says so to the driver that waits for it, unless another attempt has the
+    /// answer.
     pub(super) async fn bury(
         &self,
         envelope: &Envelope,

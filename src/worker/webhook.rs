@@ -1,10 +1,9 @@
 //! Webhooks and ticks: what platforms tell, and what they are asked.
 //!
 //! A webhook is verified first, over the raw bytes, and then shown to the plugin and to the open processes that it
-//! concerns. What it is recognised by says [`super::delivery`], what becomes of a refused
-//! one [`super::refusal`]. All that comes of it is one unit: a vote is counted with the webhook that brought it, or not at all. Where none
-//! of the processes can take it, it is refused, and its next delivery counts; where some can, the others say in their
-//! `errors` what went wrong. Up: [`super::handle`]. Down: the plugin, through [`super::guard`].
+//! concerns. All that comes of it is one unit: a vote is counted with the webhook that brought it, or not at all. Where none
+//! of the processes can take it, it is refused ([`super::refusal`]), and its next delivery counts; where some can, the others
+//! say in their `errors` what went wrong. [`super::delivery`] says what it is recognised by. Up: [`super::handle`]. Down: the plugin, through [`super::guard`].
 
 use std::{collections::BTreeSet, sync::Arc};
 

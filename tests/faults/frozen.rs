@@ -302,7 +302,7 @@ struct Effects {
     keys: usize,
 }
 
-/// Whoever comes back too late has no say.
+/// A worker that comes back too late publishes nothing.
 pub(crate) async fn t64(rig: &mut Rig, size: Size) -> Row {
     let times = size.of(100, 1);
     let mut lines = Vec::new();

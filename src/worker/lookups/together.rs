@@ -1,8 +1,8 @@
 //! Questions of one kind that go to the database together.
 //!
 //! While some are on their way the next ones gather, equal ones become one, and all of them go out at once. A lone question is
-//! not delayed. An answer is never older than its question: whoever asks joins what has not been asked yet, and nothing is
-//! remembered.
+//! not delayed. An answer is never older than its question: a question joins only those that have not gone out yet, and no
+//! answer is remembered.
 //!
 //! Called by [`super::Lookups`]. Calls the function that it was made with.
 
@@ -62,7 +62,7 @@ where
             !std::mem::replace(&mut waiting.is_asking, true)
         };
         if begins {
-            // In a task of its own: whoever asked first may stop waiting, and the others must not.
+            // In a task of its own: the command that asked first may stop waiting, and the others must not.
             tokio::spawn(Arc::clone(&self.shared).ask_all());
         }
         answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the program is shutting down".into())))

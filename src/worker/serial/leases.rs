@@ -94,6 +94,7 @@ impl Leases {
         self.rows().get(row).is_some_and(|row| row.until > Instant::now())
     }
 
+    /// What has to be done before this row is used.
     pub(super) fn standing(&self, row: &RowKey) -> Standing {
         match self.rows().get(row) {
             Some(Contention { held: Some(held), .. }) if held.since.elapsed() > BURST => Standing::Over,

@@ -51,7 +51,7 @@ use crate::{
     store::{Process, Store, StoreError, Unit},
 };
 
-/// How often a lease is looked after.
+/// How often it is looked whether a lease has to be renewed, or is not needed any more.
 const LOOKED_AFTER: Duration = Duration::from_millis(50);
 
 /// Which handlers of a plugin: those that have changed its state before take turns where somebody else does, too.
@@ -207,15 +207,15 @@ impl Serial {
             let rows: Vec<_> = changed.keys().cloned().collect();
             let (parts, answers) = parts(members, changed, serial.leases.holder());
             let settled = serial.committer.commit_group(parts).await;
-            let is_written =
-                settled.len() == size && settled.iter().all(|settled| matches!(settled, Settled::Published));
-            if is_written {
+            // There are no answers where the worker goes down.
+            let all = |is: fn(&Settled) -> bool| settled.len() == size && settled.iter().all(is);
+            if all(|settled| matches!(settled, Settled::Published)) {
                 let next = serial.rows().written(group);
                 for ready in next {
                     serial.write(ready);
                 }
             } else {
-                if settled.iter().all(|settled| matches!(settled, Settled::Stale)) {
+                if all(|settled| matches!(settled, Settled::Stale)) {
                     serial.leases.note_contention(&rows);
                 }
                 let dropped = serial.rows().dropped(group);
@@ -321,9 +321,8 @@ impl Turn {
             read: instance.stored.version,
             contents: Contents::Instance(instance),
         });
-        let rows = self.read();
         let joining = Joining {
-            rows,
+            rows: self.read(),
             changes: of_processes.chain(of_instance).collect(),
             message_id: unit.inbox.as_ref().map(|entry| entry.message_id.clone()),
             placement,
