@@ -310,7 +310,7 @@ fn what_was_applied_to_the_broker_is_one_object() {
     let topology = dev.json("topology apply");
     assert_eq!(topology, dev.json("topology show"));
     let ran = dev.run("topology apply");
-    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "everything stands\n"));
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "everything is declared as it should be\n"));
 }
 
 #[test]

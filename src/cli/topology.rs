@@ -36,7 +36,7 @@ impl Topology {
                 let bus = connection::bus(config).await?;
                 bus.apply_topology(&names).await?;
                 bus.close().await;
-                out.done(&topology, "everything stands")?;
+                out.done(&topology, "everything is declared as it should be")?;
             }
         }
         Ok(Exit::Success)
